@@ -1,0 +1,1 @@
+"""Softmax-type regressions and two-layer exponential networks with exact second-order information."""

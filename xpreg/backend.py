@@ -1,0 +1,352 @@
+"""Array libraries and devices. This is the only module that names a backend.
+
+Everything else in xpreg is written against the array API standard. What the standard lacks, or what
+the libraries do differently (factorisations that raise or do not, triangular solves, the way to a
+device, the way back to the host), is here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import platform
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import array_api_compat as compat
+import numpy as np
+
+from .errors import DeviceMismatchError, DeviceNotAvailableError, InvalidArgumentError
+
+Array = Any
+"""Any array of a library that follows the array API standard."""
+
+Namespace = Any
+"""An array API namespace."""
+
+
+# ---------------------------------------------------------------------------------------------
+# where arrays live
+
+
+def namespace(x: Array) -> Namespace:
+    """Return the array API namespace of ``x``."""
+    return compat.array_namespace(x)
+
+
+def device(x: Array) -> Any:
+    """Return the device of ``x``, as its own library names it."""
+    return compat.device(x)
+
+
+def describe(x: Array) -> str:
+    """Return ``"numpy on cpu"``, ``"cupy on <CUDA Device 0>"``: for messages."""
+    name = namespace(x).__name__.removeprefix("array_api_compat.").removesuffix(".xp")
+    return f"{name} on {device(x)}"
+
+
+def common_namespace(**arrays: Array | None) -> Namespace:
+    """Check that all ``arrays`` live in one library, on one device and in one dtype; return their namespace.
+
+    Arguments that are None are left out.
+
+    Raises
+    ------
+    InvalidArgumentError
+        An argument is no array, or not of a real floating dtype, or of another dtype than the first.
+    DeviceMismatchError
+        Two arguments live in different places.
+    """
+    present = {name: x for name, x in arrays.items() if x is not None}
+    for name, x in present.items():
+        if not compat.is_array_api_obj(x):
+            raise InvalidArgumentError(
+                f"{name} is a {type(x).__module__}.{type(x).__name__}, but an array is needed: "
+                f"for example numpy.asarray({name}, dtype=float) or cupy.asarray({name}, dtype=float)."
+            )
+    first_name, first = next(iter(present.items()))
+    xp = namespace(first)
+    for name, x in present.items():
+        if namespace(x) is not xp or device(x) != device(first):
+            raise DeviceMismatchError(
+                f"{first_name} is {describe(first)}, but {name} is {describe(x)}: all arrays of one call must live "
+                f"in one place. Move {name} there first, or pass device='cpu' or device='cuda' to move all of them."
+            )
+        if not xp.isdtype(x.dtype, "real floating"):
+            raise InvalidArgumentError(
+                f"{name} has dtype {x.dtype}, but float32 or float64 is needed: xp.astype({name}, xp.float64)."
+            )
+        if x.dtype != first.dtype:
+            raise InvalidArgumentError(
+                f"{name} has dtype {x.dtype}, but {first_name} has {first.dtype}: xpreg does not change precision "
+                f"behind your back. Convert one of them, for example {name}.astype({first_name}.dtype)."
+            )
+    return xp
+
+
+def _cupy() -> Any:
+    try:
+        cupy = importlib.import_module("cupy")
+    except ImportError as error:
+        raise DeviceNotAvailableError(
+            "device 'cuda' needs CuPy, which is not installed: pip install 'xpreg[cuda13]' (or 'xpreg[cuda12]')."
+        ) from error
+    if not cupy.cuda.is_available():
+        raise DeviceNotAvailableError(
+            "device 'cuda' was asked for, but CuPy finds no usable NVIDIA GPU on this machine "
+            "(see nvidia-smi and cupy.show_config()). Leave device out, or use device='cpu'."
+        )
+    return cupy
+
+
+def cuda_is_available() -> bool:
+    """Return True when CuPy is installed and finds a GPU."""
+    try:
+        _cupy()
+    except DeviceNotAvailableError:
+        return False
+    return True
+
+
+def _cuda_index(name: str) -> int:
+    head, _, index = name.partition(":")
+    if head != "cuda" or not (index.isdigit() or (index == "" and ":" not in name)):
+        raise InvalidArgumentError(f"device is {name!r}, but 'cpu', 'cuda' or 'cuda:N' is needed.")
+    return int(index or 0)
+
+
+def to_device(x: Array, target: str | None) -> Array:
+    """Move ``x`` to ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; ``None`` leaves it where it is.
+
+    NumPy arrays become CuPy arrays on a CUDA device, and CuPy arrays become NumPy arrays on the CPU.
+
+    Raises
+    ------
+    DeviceNotAvailableError
+        CuPy or the GPU is missing. There is no fallback.
+    """
+    if target is None:
+        return x
+    if not compat.is_array_api_obj(x):
+        x = np.asarray(x)
+    if target == "cpu":
+        if compat.is_cupy_array(x):
+            return to_numpy(x)
+        return x if compat.is_numpy_array(x) else compat.to_device(x, _cpu_device(namespace(x)))
+    index = _cuda_index(target)
+    cupy = _cupy()
+    if index >= cupy.cuda.runtime.getDeviceCount():
+        raise DeviceNotAvailableError(
+            f"device is {target!r}, but this machine has {cupy.cuda.runtime.getDeviceCount()} CUDA device(s)."
+        )
+    with cupy.cuda.Device(index):  # CuPy's creation functions ignore device=
+        return cupy.asarray(x)
+
+
+def _cpu_device(xp: Namespace) -> Any:
+    devices = [d for d in xp.__array_namespace_info__().devices() if "cpu" in str(d).lower()]
+    return devices[0]
+
+
+def new(values: Any, like: Array, *, dtype: Any = None) -> Array:
+    """Create an array from Python or NumPy ``values`` beside ``like``: same library, same device, same dtype.
+
+    This is an explicit copy from the host. Every array that does not come from other arrays is made here.
+    """
+    xp = namespace(like)
+    dtype = like.dtype if dtype is None else dtype
+    if compat.is_cupy_array(like):
+        with like.device:
+            return xp.asarray(values, dtype=dtype)
+    if compat.is_numpy_array(like):
+        return xp.asarray(values, dtype=dtype)
+    if isinstance(values, np.ndarray):
+        values = values.tolist() if values.dtype == bool or values.size < 64 else _from_numpy(xp, values)
+    return xp.asarray(values, dtype=dtype, device=device(like))
+
+
+def _from_numpy(xp: Namespace, values: np.ndarray) -> Any:
+    try:
+        return xp.from_dlpack(np.ascontiguousarray(values))
+    except (BufferError, TypeError):
+        return values
+
+
+def zeros(shape: tuple[int, ...], like: Array, *, dtype: Any = None) -> Array:
+    """Create zeros of ``shape`` beside ``like``."""
+    return full(shape, 0, like, dtype=dtype)
+
+
+def full(shape: tuple[int, ...], value: float, like: Array, *, dtype: Any = None) -> Array:
+    """Create an array of ``shape`` filled with ``value`` beside ``like``."""
+    xp = namespace(like)
+    dtype = like.dtype if dtype is None else dtype
+    if compat.is_cupy_array(like):
+        with like.device:
+            return xp.full(shape, value, dtype=dtype)
+    return xp.full(shape, value, dtype=dtype, device=device(like))
+
+
+def eye(d: int, like: Array) -> Array:
+    """Create the identity matrix of size ``d`` beside ``like``."""
+    xp = namespace(like)
+    if compat.is_cupy_array(like):
+        with like.device:
+            return xp.eye(d, dtype=like.dtype)
+    return xp.eye(d, dtype=like.dtype, device=device(like))
+
+
+def arange(n: int, like: Array) -> Array:
+    """Create the integers 0, ..., n-1 beside ``like``."""
+    xp = namespace(like)
+    if compat.is_cupy_array(like):
+        with like.device:
+            return xp.arange(n)
+    return xp.arange(n, device=device(like))
+
+
+# ---------------------------------------------------------------------------------------------
+# reading on the host
+
+
+def to_numpy(x: Array) -> np.ndarray:
+    """Copy ``x`` to the host as a NumPy array (for files, pictures and tests; one synchronisation)."""
+    if compat.is_numpy_array(x) or isinstance(x, np.generic):
+        return np.asarray(x)
+    if hasattr(x, "get"):  # CuPy
+        return x.get()
+    if hasattr(x, "to_device"):
+        x = compat.to_device(x, _cpu_device(namespace(x)))
+    return np.asarray(x)
+
+
+def read(*values: Array) -> list[np.ndarray]:
+    """Read several arrays of one shape on the host, with one synchronisation: the only way scalars leave a device.
+
+    Booleans and integers come back as floats of the first argument's dtype.
+    """
+    xp = namespace(values[0])
+    dtype = values[0].dtype
+    if all(compat.is_numpy_array(v) or isinstance(v, np.generic) for v in values):
+        return [np.asarray(v) for v in values]
+    return list(to_numpy(xp.stack([xp.astype(v, dtype, copy=False) for v in values])))
+
+
+def peek(x: Array) -> np.ndarray | None:
+    """Return ``x`` as a NumPy array where looking costs nothing (NumPy), and None where it would synchronise."""
+    return np.asarray(x) if compat.is_numpy_array(x) or isinstance(x, np.generic) else None
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Let overflow become inf and invalid operations NaN without a warning: the caller tests for them."""
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
+        yield
+
+
+# ---------------------------------------------------------------------------------------------
+# factorisations and solves
+
+
+def cholesky(H: Array) -> tuple[Array, Array]:
+    """Factorise ``H = L L^T`` for a stack (..., d, d); never raises and never synchronises on a GPU.
+
+    Returns
+    -------
+    L : (..., d, d) lower factor; meaningless where ``ok`` is False
+    ok : (...) bool, whether the matrix is positive definite
+
+    Notes
+    -----
+    NumPy raises when any matrix of a stack is not positive definite. CuPy raises for none and leaves a finite,
+    plausible, wrong factor. Here a factor counts only when its diagonal is positive and the rows of L have the
+    squared norms diag(H), which only a completed factorisation gives.
+    """
+    xp = namespace(H)
+    try:
+        L = xp.linalg.cholesky(H)
+    except np.linalg.LinAlgError:
+        if H.ndim == 2:
+            return H, full((), False, H, dtype=xp.bool)
+        if H.shape[0] > 1:
+            half = H.shape[0] // 2
+            parts = [cholesky(H[:half, ...]), cholesky(H[half:, ...])]
+            return xp.concat([L for L, _ in parts]), xp.concat([ok for _, ok in parts])
+        L, ok = cholesky(H[0, ...])
+        return L[None, ...], xp.reshape(ok, (1, *ok.shape))
+    L = xp.tril(L)
+    diagonal, pivots = xp.linalg.diagonal(H), xp.linalg.diagonal(L)
+    error = xp.abs(xp.sum(L * L, axis=-1) - diagonal)
+    tolerance = 64 * H.shape[-1] * float(xp.finfo(H.dtype).eps)
+    return L, xp.all((pivots > 0) & (error <= tolerance * xp.abs(diagonal)), axis=-1)
+
+
+def solve_posdef(H: Array, L: Array, g: Array) -> Array:
+    """Solve ``H p = g`` for H (..., d, d) with its Cholesky factor ``L``, and g (..., d).
+
+    One matrix is solved with its factor by SciPy or cupyx where they are installed; stacks, and every other
+    library, with the standard's LU solve.
+    """
+    xp = namespace(H)
+    triangular = _triangular_solver(H)
+    if triangular is not None and H.ndim == 3 and H.shape[0] == 1:
+        return solve_posdef(H[0, ...], L[0, ...], g[0, ...])[None, ...]
+    if triangular is not None and H.ndim == 2:
+        y = triangular(L, g, lower=True, check_finite=False)
+        return triangular(L.T, y, lower=False, check_finite=False)
+    return xp.linalg.solve(H, g[..., None])[..., 0]
+
+
+def _triangular_solver(x: Array) -> Any:
+    module = "scipy.linalg" if compat.is_numpy_array(x) else "cupyx.scipy.linalg" if compat.is_cupy_array(x) else None
+    if module is None:
+        return None
+    try:
+        return importlib.import_module(module).solve_triangular
+    except ImportError:
+        return None
+
+
+def has_free_masks(x: Array) -> bool:
+    """Return True where boolean masks cost no synchronisation and ``X.T @ X`` is a symmetric rank-k update: NumPy."""
+    return compat.is_numpy_array(x)
+
+
+# ---------------------------------------------------------------------------------------------
+# random numbers: drawn on the host, so that one seed gives one sample on every device
+
+
+def random_normal(shape: Sequence[int], rng: np.random.Generator | int, like: Array) -> Array:
+    """Draw standard normal numbers on the host and move them beside ``like``."""
+    return new(np.random.default_rng(rng).standard_normal(tuple(shape)), like)
+
+
+def random_uniform(shape: Sequence[int], rng: np.random.Generator | int, like: Array) -> Array:
+    """Draw uniform numbers in [0, 1) on the host and move them beside ``like``."""
+    return new(np.random.default_rng(rng).random(tuple(shape)), like)
+
+
+# ---------------------------------------------------------------------------------------------
+
+
+def info() -> dict[str, str]:
+    """Describe the machine and the installed libraries: what ``xpreg info`` prints."""
+    facts = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in ("xpreg", "numpy", "array-api-compat", "scipy", "matplotlib", "tqdm", "dask"):
+        try:
+            facts[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            facts[name] = "not installed"
+    try:
+        cupy = _cupy()
+    except DeviceNotAvailableError as error:
+        facts["cuda"] = f"not available: {error}"
+        return facts
+    facts["cupy"] = cupy.__version__
+    facts["cuda"] = f"runtime {cupy.cuda.runtime.runtimeGetVersion()}, driver {cupy.cuda.runtime.driverGetVersion()}"
+    for i in range(cupy.cuda.runtime.getDeviceCount()):
+        properties = cupy.cuda.runtime.getDeviceProperties(i)
+        free, total = cupy.cuda.Device(i).mem_info
+        facts[f"cuda:{i}"] = f"{properties['name'].decode()}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+    return facts
