@@ -1,0 +1,77 @@
+"""The promises of the one module that names a backend."""
+
+import numpy as np
+import pytest
+
+import xpreg
+from xpreg import backend as B
+
+
+def test_arrays_of_one_call_must_live_in_one_place(backend):
+    other = pytest.importorskip("array_api_strict").asarray([1.0]) if backend.name == "numpy" else np.ones(1)
+    with pytest.raises(xpreg.DeviceMismatchError, match=r"A is .*, but b is .*Move b there"):
+        B.common_namespace(A=backend.array([1.0]), b=other)
+
+
+def test_lists_and_integers_and_mixed_precision_are_refused(backend):
+    with pytest.raises(ValueError, match=r"b is a builtins.list, but an array is needed"):
+        B.common_namespace(A=backend.array([1.0]), b=[1.0])
+    with pytest.raises(ValueError, match=r"A has dtype .*int64, but float32 or float64"):
+        B.common_namespace(A=backend.array([1], dtype="int64"))
+    with pytest.raises(ValueError, match=r"b has dtype .*float32, but A has .*float64"):
+        B.common_namespace(A=backend.array([1.0]), b=backend.array([1.0], dtype="float32"))
+
+
+def test_a_missing_gpu_is_an_error():
+    if B.cuda_is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(xpreg.DeviceNotAvailableError, match="cuda"):
+        B.to_device(np.ones(1), "cuda")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "CPU", "cuda1"])
+def test_device_names(name):
+    with pytest.raises(ValueError, match="'cpu', 'cuda' or 'cuda:N'"):
+        B.to_device(np.ones(1), name)
+
+
+def test_new_arrays_stand_beside_their_model(backend):
+    like = backend.array([1.0, 2.0], dtype="float32")
+    for x in (B.new([1.0], like), B.zeros((2,), like), B.full((2,), 3.0, like), B.eye(2, like), B.arange(3, like)):
+        backend.assert_native(x)
+    x = B.new(np.arange(200.0).reshape(2, 100), like)
+    assert x.dtype == like.dtype
+    np.testing.assert_array_equal(backend.numpy(x), np.arange(200.0).reshape(2, 100))
+
+
+def test_cholesky_says_which_matrix_of_a_stack_is_not_positive_definite(backend, rng):
+    G = rng.standard_normal((7, 4, 9))
+    H = G @ G.swapaxes(1, 2)
+    bad = [1, 4]
+    H[bad] -= 5 * np.eye(4) * np.linalg.eigvalsh(H[bad])[:, -1, None, None]
+    H[4] += np.diag([1e3, 0, 0, 0])  # a positive diagonal entry does not help
+    H[6] = np.array(np.diag([1.0, 2, 3, 4])) + 2 * (np.ones((4, 4)) - np.eye(4))  # positive diagonal, indefinite
+    L, ok = B.cholesky(backend.array(H))
+    np.testing.assert_array_equal(backend.numpy(ok), [True, False, True, True, False, True, False])
+    np.testing.assert_allclose(backend.numpy(L)[0], np.linalg.cholesky(H[0]), rtol=1e-12)
+
+
+def test_solve_posdef(backend, rng):
+    G = rng.standard_normal((3, 4, 9))
+    H, g = G @ G.swapaxes(1, 2), rng.standard_normal((3, 4))
+    want = np.linalg.solve(H, g[..., None])[..., 0]
+    for sel in (slice(None), slice(0, 1), 0):
+        L, _ = B.cholesky(backend.array(H[sel]))
+        p = B.solve_posdef(backend.array(H[sel]), L, backend.array(g[sel]))
+        np.testing.assert_allclose(backend.numpy(p), want[sel], rtol=1e-10)
+
+
+def test_one_seed_gives_one_sample_everywhere(backend):
+    x = B.random_normal((3, 40), 7, backend.array([1.0]))
+    np.testing.assert_array_equal(backend.numpy(x), np.random.default_rng(7).standard_normal((3, 40)))
+
+
+def test_read_brings_several_scalars_at_once(backend):
+    f, ok = B.read(backend.array([1.5, 2.5]), backend.array([1.0, 0.0]) > 0)
+    np.testing.assert_array_equal(f, [1.5, 2.5])
+    np.testing.assert_array_equal(ok, [1, 0])
