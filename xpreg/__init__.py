@@ -8,16 +8,31 @@ from .errors import (
     NotEnoughMemoryError,
     XpregError,
 )
+from .problem import Point, Problem
+from .regressions import (
+    CoshRegression,
+    ExpRegression,
+    ResNetSoftmaxRegression,
+    SinhRegression,
+    SoftmaxRegression,
+)
 from .result import IterationRecord, Result, Status
 
 __all__ = [
+    "CoshRegression",
     "DeviceMismatchError",
     "DeviceNotAvailableError",
     "DomainError",
+    "ExpRegression",
     "InvalidArgumentError",
     "IterationRecord",
     "NotEnoughMemoryError",
+    "Point",
+    "Problem",
+    "ResNetSoftmaxRegression",
     "Result",
+    "SinhRegression",
+    "SoftmaxRegression",
     "Status",
     "XpregError",
 ]

@@ -197,6 +197,11 @@ def eye(d: int, like: Array) -> Array:
     return xp.eye(d, dtype=like.dtype, device=device(like))
 
 
+def itemsize(x: Array) -> int:
+    """Bytes of one entry of ``x``."""
+    return namespace(x).finfo(x.dtype).bits // 8
+
+
 def arange(n: int, like: Array) -> Array:
     """Create the integers 0, ..., n-1 beside ``like``."""
     xp = namespace(like)
@@ -308,9 +313,26 @@ def _triangular_solver(x: Array) -> Any:
         return None
 
 
-def has_free_masks(x: Array) -> bool:
-    """Return True where boolean masks cost no synchronisation and ``X.T @ X`` is a symmetric rank-k update: NumPy."""
-    return compat.is_numpy_array(x)
+def weighted_gram(X: Array, D: Array) -> Array:
+    """Return ``X^T diag(D) X`` for a block of rows X (n, d) and D (n,) of any sign.
+
+    NumPy turns ``Y.T @ Y`` into a symmetric rank-k update, half the work of a product, and masks cost nothing there:
+    so rows with positive and with negative D go separately. Elsewhere one plain product does it without a
+    synchronisation.
+    """
+    xp = namespace(X)
+    if not compat.is_numpy_array(X):
+        G = xp.matrix_transpose(X * D[:, None]) @ X
+        return 0.5 * (G + xp.matrix_transpose(G))
+    negative = D < 0
+    if not negative.any():
+        Y = X * xp.sqrt(D)[:, None]
+        return Y.T @ Y
+    minus = X[negative] * xp.sqrt(-D[negative])[:, None]
+    if negative.all():
+        return -(minus.T @ minus)
+    plus = X[~negative] * xp.sqrt(D[~negative])[:, None]
+    return plus.T @ plus - minus.T @ minus
 
 
 # ---------------------------------------------------------------------------------------------

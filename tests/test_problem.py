@@ -1,0 +1,211 @@
+"""Every loss, on every backend: exact derivatives, stacks, stability, and what bad input gets."""
+
+import numpy as np
+import pytest
+from support import reference
+from support.problems import data
+
+import xpreg
+from xpreg.regressions import LOSSES
+
+WEIGHTS = {"none": 0.0, "scalar": 0.3, "vector": None}
+
+
+def build(loss, backend, A, b, weights=0.0, dtype="float64"):
+    weights = weights if isinstance(weights, float) else backend.array(weights, dtype)
+    return LOSSES[loss](backend.array(A, dtype), backend.array(b, dtype), weights=weights)
+
+
+def relative(got, want):
+    return np.max(np.abs(got - want)) / np.max(np.abs(want))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize(("n", "d"), [(30, 5), (3, 7), (1, 1), (700, 3)])
+def test_derivatives_equal_an_independent_reference(backend, rng, loss, weights, n, d):
+    A, b, x = data(loss, rng, n, d)
+    x, v = x / np.sqrt(d), rng.standard_normal(d)
+    w = rng.random(n) if weights == "vector" else WEIGHTS[weights]
+    problem = build(loss, backend, A, b, w)
+    value, grad = problem.value_and_grad(backend.array(x))
+    H, hv = problem.hess(backend.array(x)), problem.hvp(backend.array(x), backend.array(v))
+    want = reference.value(loss, A, b, x, w), reference.grad(loss, A, b, x, w), reference.hess(loss, A, b, x, w)
+    if n == 1 and loss in ("softmax", "softmax-kl", "resnet-softmax"):  # f = 1 whatever x is
+        np.testing.assert_allclose(backend.numpy(H), want[2], atol=1e-14)
+        return
+    assert relative(backend.numpy(value), want[0]) < 1e-10
+    assert relative(backend.numpy(grad), want[1]) < 1e-10
+    assert relative(backend.numpy(H), want[2]) < 1e-10
+    assert relative(backend.numpy(hv), want[2] @ v) < 1e-10
+    np.testing.assert_array_equal(backend.numpy(problem.value(backend.array(x))), backend.numpy(value))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_reference_gradient_is_the_derivative_of_the_reference_value(rng, loss):
+    A, b, x = data(loss, rng)
+    want = reference.complex_step(lambda y: reference.value(loss, A, b, y, 0.3), x)
+    assert relative(reference.grad(loss, A, b, x, 0.3), want) < 1e-12
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("weights", [0.0, 0.3])
+def test_a_stack_equals_its_problems_one_by_one(backend, rng, loss, weights):
+    A, b, x = data(loss, rng, k=6)
+    v = rng.standard_normal(x.shape)
+    shape = (2, 3)
+    stack = build(loss, backend, A, b.reshape(*shape, -1), weights)
+    at = stack.at(backend.array(x.reshape(*shape, -1)))
+    hv = at.hvp(backend.array(v.reshape(*shape, -1)))
+    assert tuple(at.value.shape) == shape
+    assert tuple(at.hess().shape) == (*shape, 5, 5)
+    for i in range(6):
+        one = build(loss, backend, A, b[i], weights).at(backend.array(x[i]))
+        j = (*divmod(i, 3), ...)
+        for got, want in (
+            (at.value[j], one.value),
+            (at.grad[j], one.grad),
+            (at.hess()[j], one.hess()),
+            (hv[j], one.hvp(backend.array(v[i]))),
+            (at.predict()[j], one.predict()),
+        ):
+            assert relative(backend.numpy(got), backend.numpy(want)) < 1e-12
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_one_b_with_a_stack_of_x(backend, rng, loss):
+    A, b, x = data(loss, rng)
+    problem = build(loss, backend, A, b)
+    X = np.stack([x, 0.5 * x, 0 * x])
+    got = backend.numpy(problem.grad(backend.array(X)))
+    for i in range(3):
+        np.testing.assert_allclose(got[i], backend.numpy(problem.grad(backend.array(X[i]))), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_float32_stays_float32(backend, rng, loss):
+    A, b, x = data(loss, rng)
+    problem = build(loss, backend, A, b, dtype="float32")
+    at = problem.at(backend.array(x, "float32"))
+    for got in (at.value, at.grad, at.hess(), at.hvp(backend.array(x, "float32")), at.predict()):
+        assert got.dtype == backend.xp.float32
+    assert relative(backend.numpy(at.hess()), reference.hess(loss, A, b, x)) < 2e-5
+
+
+@pytest.mark.parametrize("loss", ["softmax", "softmax-kl", "resnet-softmax"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_normalised_losses_are_finite_at_z_of_several_thousand(backend, rng, loss, dtype):
+    A, b, x = data(loss, rng)
+    problem = build(loss, backend, A, b, 0.1, dtype)
+    at = problem.at(backend.array(5000 * x, dtype))
+    for got in (at.value, at.grad, at.hess(), at.predict()):
+        assert np.isfinite(backend.numpy(got)).all()
+
+
+def test_a_saturated_softmax_keeps_its_digits(backend):
+    """f = (1 - 1e-13, 1e-13): gradient and Hessian are of that size, and still exact to 1e-10."""
+    t = -np.log(1e-13)
+    A, b = np.array([[1.0, 3.0], [0.0, 1.0]]), np.array([0.3, 0.7])
+    x = np.array([t, 0.0])
+    f2 = 1 / (1 + np.exp(t))
+    f1 = 1 - f2
+    slope = f1 * f2 * ((f1 - b[0]) - (f2 - b[1]))  # d/dt of the loss along z1 - z2 = t, by hand
+    p = f1 * f2
+    second = p * (f2 - f1) * (f1 - b[0] - f2 + b[1]) + 2 * p * p
+    difference = A[0] - A[1]
+    for stack in (None, 5):
+        at = build("softmax", backend, A, b if stack is None else np.tile(b, (stack, 1))).at(backend.array(x))
+        grad, H = backend.numpy(at.grad), backend.numpy(at.hess())
+        if stack:
+            grad, H = grad[2], H[2]
+        assert relative(grad, slope * difference) < 1e-10
+        assert relative(H, second * np.outer(difference, difference)) < 1e-10
+
+
+def test_a_large_common_offset_of_the_rows_does_not_cancel(backend, rng):
+    A, b, x = data("softmax", rng, k=5)
+    want = backend.numpy(build("softmax", backend, A, b).hess(backend.array(x)))
+    got = backend.numpy(build("softmax", backend, A + 2.0**20, b).hess(backend.array(x)))
+    one = backend.numpy(build("softmax", backend, A + 2.0**20, b[0]).hess(backend.array(x[0])))
+    assert relative(got, want) < 1e-7  # A + 2^20 itself keeps about 9 digits of A
+    assert relative(one, want[0]) < 1e-7
+
+
+def test_gauss_newton_is_positive_semidefinite_and_agrees_at_an_exact_fit(backend, rng):
+    for loss in LOSSES:
+        A, b, x = data(loss, rng)
+        at = build(loss, backend, A, b).at(backend.array(x))
+        G = backend.numpy(at.hessian(at.gauss_newton()).dense())[0]
+        assert np.linalg.eigvalsh(G)[0] > -1e-12 * np.linalg.norm(G)
+        if "rescaled" in loss and loss != "exp-rescaled":
+            continue  # sinh and cosh: the prediction u/alpha need not be a sensible b
+        exact = build(loss, backend, A, backend.numpy(at.predict())).at(backend.array(x))
+        H, G = backend.numpy(exact.hess()), backend.numpy(exact.hessian(exact.gauss_newton()).dense())[0]
+        assert relative(H, G) < 1e-12
+
+
+# -- bad input ------------------------------------------------------------------------------------
+
+
+def test_resnet_softmax_says_where_it_is_not_defined(backend):
+    problem = xpreg.ResNetSoftmaxRegression(backend.array(np.ones((3, 1))), backend.array(np.ones(3) / 3))
+    for call in (problem.value, problem.grad, problem.hess, problem.predict, problem.at):
+        with pytest.raises(xpreg.DomainError, match=r"alpha = sum g\(z\) is not positive.*column means"):
+            call(backend.array([-1.0]))
+
+
+def test_an_overflowing_loss_says_so(backend):
+    problem = xpreg.ExpRegression(backend.array(np.ones((3, 1))), backend.array(np.ones(3)))
+    with pytest.raises(xpreg.DomainError, match="overflows"):
+        problem.grad(backend.array([5000.0]))
+
+
+@pytest.mark.parametrize(
+    ("A", "b", "message"),
+    [
+        (np.ones((3, 2)), np.ones(4) / 4, r"b has shape \(4,\), but A has 3 rows"),
+        (np.ones((3, 2)), np.ones((4, 5)), r"b has shape \(4, 5\), but A has 3 rows"),
+        (np.ones((3, 2)), np.ones(()), r"b has shape \(\)"),
+        (np.ones((3, 2)), np.ones((0, 3)), r"b has shape \(0, 3\)"),
+        (np.ones(3), np.ones(3), r"A has shape \(3,\), but a matrix \(n, d\)"),
+        (np.ones((0, 2)), np.ones(0), r"A has shape \(0, 2\)"),
+        (np.ones((3, 0)), np.ones(3), r"A has shape \(3, 0\)"),
+        (np.array([[1.0], [np.nan]]), np.ones(2), r"A has 1 entries that are NaN or infinite"),
+        (np.ones((2, 1)), np.array([np.inf, 0]), r"b has 1 entries that are NaN or infinite"),
+    ],
+)
+@pytest.mark.parametrize("loss", ["softmax", "exp"])
+def test_bad_arrays_are_named(backend, loss, A, b, message):
+    with pytest.raises(ValueError, match=message):
+        build(loss, backend, A, b)
+
+
+def test_bad_weights_loss_and_x_are_named(backend):
+    A, b = backend.array(np.ones((3, 2))), backend.array(np.ones(3) / 3)
+    with pytest.raises(ValueError, match=r"weights has shape \(2,\)"):
+        xpreg.SoftmaxRegression(A, b, weights=backend.array(np.ones(2)))
+    with pytest.raises(ValueError, match="weights is nan"):
+        xpreg.SoftmaxRegression(A, b, weights=float("nan"))
+    with pytest.raises(ValueError, match="loss is 'hinge', but 'squared' or 'kl'"):
+        xpreg.SoftmaxRegression(A, b, loss="hinge")
+    problem = xpreg.SoftmaxRegression(A, b)
+    with pytest.raises(ValueError, match=r"x has shape \(3,\), but A has 2 columns"):
+        problem.value(backend.array(np.ones(3)))
+    with pytest.raises(ValueError, match="x has 1 entries that are NaN"):
+        problem.value(backend.array([1.0, np.nan]))
+    with pytest.raises(ValueError, match="x has dtype .*float32, but A has .*float64"):
+        problem.value(backend.array([1.0, 2.0], "float32"))
+    with pytest.raises(ValueError, match=r"v has shape"):
+        problem.hvp(backend.array([1.0, 2.0]), backend.array([1.0]))
+    stack = xpreg.SoftmaxRegression(A, backend.array(np.ones((4, 3)) / 3))
+    with pytest.raises(ValueError, match=r"leading axes, \(5,\) and \(4,\)"):
+        stack.value(backend.array(np.ones((5, 2))))
+
+
+@pytest.mark.parametrize(
+    ("b", "message"),
+    [([0.5, 0.6, -0.1], "no negative entries"), ([0.5, 0.6, 0.1], "divide b by its sum")],
+)
+def test_the_kl_loss_needs_a_distribution(backend, b, message):
+    with pytest.raises(ValueError, match=message):
+        xpreg.SoftmaxRegression(backend.array(np.ones((3, 2))), backend.array(b), loss="kl")

@@ -1,0 +1,111 @@
+"""Second derivatives in z: a diagonal plus a low rank, and the Hessian that they give in x."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from .backend import Array, namespace
+
+if TYPE_CHECKING:
+    from .maps import Map
+
+
+@dataclasses.dataclass(frozen=True)
+class Curvature:
+    """B = C^T diag(D) C + U^T K U, the second derivative of a loss in z; it is never formed as an (n, n) array.
+
+    C = I - 1 f^T takes the f-weighted mean out of a vector; without ``centre`` it is the identity. The centred
+    form of softmax does not cancel when f saturates or when A has a large common offset, where the equivalent
+    diagonal plus rank two loses every digit.
+
+    Attributes
+    ----------
+    D : (..., n) diagonal
+    U : (..., r, n) low-rank rows, or None
+    K : (..., r, r) their symmetric coupling, or None
+    centre : (..., n) weights f that sum to 1, or None
+    """
+
+    D: Array
+    U: Array | None = None
+    K: Array | None = None
+    centre: Array | None = None
+
+    def plus_diagonal(self, w2: Array | None) -> Curvature:
+        """Add diag(w2), w2 (n,): the regulariser.
+
+        With a centre, W^2 = C^T W^2 C + w2 f^T + f w2^T - sum(w2) f f^T, so that one Gram matrix still does.
+        """
+        if w2 is None:
+            return self
+        if self.centre is None:
+            return dataclasses.replace(self, D=self.D + w2)
+        xp = namespace(self.D)
+        U = xp.stack(xp.broadcast_arrays(w2, self.centre), axis=-2)
+        zero, one = xp.zeros_like(self.D[..., 0]), xp.ones_like(self.D[..., 0])
+        K = symmetric_2x2(zero, one, -xp.sum(w2) * one)
+        return dataclasses.replace(self, D=self.D + w2, U=U, K=K)
+
+    def product(self, t: Array) -> Array:
+        """Return B t for t (..., n)."""
+        xp = namespace(t)
+        if self.centre is None:
+            y = self.D * t
+        else:
+            y = self.D * (t - xp.sum(self.centre * t, axis=-1, keepdims=True))
+            y = y - self.centre * xp.sum(y, axis=-1, keepdims=True)
+        if self.U is not None:
+            y = y + ((self.K @ (self.U @ t[..., None])).mT @ self.U)[..., 0, :]
+        return y
+
+    def quadratic(self, t: Array) -> Array:
+        """Return <t, B t> (...) for t (..., n)."""
+        return namespace(t).sum(t * self.product(t), axis=-1)
+
+
+def symmetric_2x2(k11: Array, k12: Array, k22: Array) -> Array:
+    """Assemble the (..., 2, 2) matrix [[k11, k12], [k12, k22]] from (...) entries."""
+    xp = namespace(k11)
+    return xp.stack([xp.stack([k11, k12], axis=-1), xp.stack([k12, k22], axis=-1)], axis=-2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Hessian:
+    """A^T B A in x, for a map A and a curvature B: dense, or as a product that reads A once.
+
+    Attributes
+    ----------
+    rows : the map x -> z
+    curvature : B, with (k, n) diagonal
+    """
+
+    rows: Map
+    curvature: Curvature
+
+    def _low_rank(self) -> Array | None:
+        U = self.curvature.U
+        return None if U is None else self.rows.adjoint(U)  # P = U A (k, r, d)
+
+    def dense(self) -> Array:
+        """Return the (k, d, d) matrices."""
+        B = self.curvature
+        H = self.rows.gram(B.D, B.centre)
+        P = self._low_rank()
+        return H if P is None else H + P.mT @ (B.K @ P)
+
+    def product(self, v: Array) -> Array:
+        """Return the products (k, d) with v (k, d)."""
+        return self.operator()(v)
+
+    def operator(self):
+        """Return v -> H v, with everything that does not depend on v worked out once."""
+        B, P = self.curvature, self._low_rank()
+        multiply = self.rows.gram_operator(B.D, B.centre)
+        if P is None:
+            return multiply
+
+        def product(v: Array) -> Array:
+            return multiply(v) + (P.mT @ (B.K @ (P @ v[..., None])))[..., 0]
+
+        return product

@@ -1,0 +1,78 @@
+"""What a head must know: the loss at z, its gradient in z, and its curvature in z."""
+
+from __future__ import annotations
+
+import abc
+
+from .. import backend as B
+from ..backend import Array, namespace
+from ..curvature import Curvature
+from ..errors import InvalidArgumentError
+
+
+class HeadPoint(abc.ABC):
+    """A loss at a fixed z (..., n).
+
+    Attributes
+    ----------
+    value : (...) loss; +inf where it is not defined or overflows
+    g_z : (..., n) gradient in z; meaningless where the loss is not defined
+    """
+
+    value: Array
+    g_z: Array
+
+    @abc.abstractmethod
+    def curvature(self) -> Curvature:
+        """The exact second derivative in z."""
+
+    @abc.abstractmethod
+    def gauss_newton(self) -> Curvature:
+        """Its Gauss-Newton part, which is positive semidefinite."""
+
+    @abc.abstractmethod
+    def predict(self) -> Array:
+        """What the model predicts for b, (..., n)."""
+
+    def is_reachable_from(self, start: HeadPoint, dz: Array) -> Array:
+        """Return whether the loss is defined on the whole segment from ``start``, dz = z - z_start: (...) bool.
+
+        A point that is not finite is never reachable; heads with poles say more.
+        """
+        return namespace(dz).isfinite(self.value)
+
+
+class Head(abc.ABC):
+    """A loss as a function of z and b."""
+
+    name: str
+    undefined: str = "the loss overflows: the entries of z = A x are too large for this dtype"
+    """Why a value can be infinite; for the error message."""
+
+    @abc.abstractmethod
+    def at(self, z: Array, b: Array) -> HeadPoint:
+        """Evaluate at z (..., n) with b (..., n)."""
+
+    def check_b(self, b: Array) -> None:
+        """Refuse a ``b`` that this loss has no meaning for."""
+
+
+def check_distribution(b: Array, loss: str) -> None:
+    """Refuse a ``b`` (..., n) that has a negative entry or does not sum to 1.
+
+    Raises
+    ------
+    InvalidArgumentError
+        Naming the smallest entry, or the sum that is furthest from 1.
+    """
+    xp = namespace(b)
+    lowest, error = B.read(xp.min(b), xp.max(xp.abs(xp.sum(b, axis=-1) - 1.0)))
+    if lowest < 0:
+        raise InvalidArgumentError(
+            f"b has an entry {lowest:.3g}, but the {loss} loss needs a distribution: no negative entries."
+        )
+    if error > max(1e-6, float(xp.finfo(b.dtype).eps) ** 0.5):
+        raise InvalidArgumentError(
+            f"b sums to 1 only up to {error:.3g}, but the {loss} loss needs a distribution: divide b by its sum "
+            "over the last axis."
+        )

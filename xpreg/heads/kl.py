@@ -1,0 +1,54 @@
+"""Softmax regression with the Kullback-Leibler loss sum b log(b/softmax(z)): convex, with the same exact fits."""
+
+from __future__ import annotations
+
+from ..backend import Array, namespace, quiet
+from ..curvature import Curvature
+from .base import Head, HeadPoint, check_distribution
+from .softmax import softmax
+
+
+class SoftmaxKL(Head):
+    """L = sum b log(b/f),  f = softmax(z),  for distributions b.
+
+    References
+    ----------
+    MATH section 1 (the convex companion of the squared loss).
+    """
+
+    name = "softmax-kl"
+
+    def at(self, z: Array, b: Array) -> SoftmaxKLPoint:
+        return SoftmaxKLPoint(z, b)
+
+    def check_b(self, b: Array) -> None:
+        check_distribution(b, "KL")
+
+
+class SoftmaxKLPoint(HeadPoint):
+    """Keeps f and g_z = beta f - b, beta = sum b."""
+
+    def __init__(self, z: Array, b: Array):
+        xp = namespace(z)
+        self.f, log_f, _ = softmax(z)
+        self.beta = xp.sum(b, axis=-1, keepdims=True)
+        self.g_z = self.beta * self.f - b
+        # sum b log(b/f) = sum [b log(b/f) - b + f] for distributions; no term of the right is negative, and with
+        # r = (f - b)/b it is b (r - log1p(r)), which does not cancel where f is close to b
+        positive = b > 0
+        with quiet():
+            safe = xp.where(positive, b, xp.ones_like(b))
+            r = (self.f - b) / safe
+            close = b * (r - xp.log1p(r))
+            far = b * (xp.log(safe) - log_f) - b + self.f
+            terms = xp.where(xp.abs(r) < 0.5, close, far)
+        self.value = xp.sum(xp.where(positive, terms, self.f), axis=-1)
+
+    def curvature(self) -> Curvature:
+        """Centred at f: D = beta f."""
+        return Curvature(self.beta * self.f, centre=self.f)
+
+    gauss_newton = curvature
+
+    def predict(self) -> Array:
+        return self.f

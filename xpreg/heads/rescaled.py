@@ -1,0 +1,62 @@
+"""Rescaled regression 0.5 |u - alpha b|^2: the normalised problem without the division, and so without a pole."""
+
+from __future__ import annotations
+
+from ..activations import Activation
+from ..backend import Array, namespace, quiet
+from ..curvature import Curvature, symmetric_2x2
+from .base import Head, HeadPoint
+
+
+class Rescaled(Head):
+    """L = 0.5 |r|^2,  r = u - alpha b,  u = g(z),  alpha = <u,1>.
+
+    References
+    ----------
+    arXiv 2305.00660 (rescaled hyperbolic and exponential regression); MATH section 2.
+    """
+
+    def __init__(self, name: str, activation: Activation):
+        self.name, self.activation = name, activation
+
+    def at(self, z: Array, b: Array) -> RescaledPoint:
+        return RescaledPoint(self.activation, z, b)
+
+
+class RescaledPoint(HeadPoint):
+    """Keeps u, g', g'', alpha and r - <b,r>."""
+
+    def __init__(self, activation: Activation, z: Array, b: Array):
+        xp = namespace(z)
+        self.b = b
+        with quiet():
+            self.u, self.g1, self.g2 = activation(z)
+            self.alpha = xp.sum(self.u, axis=-1, keepdims=True)
+            r = self.u - self.alpha * b
+            value = 0.5 * xp.sum(r * r, axis=-1)
+            self.value = xp.where(xp.isfinite(value), value, xp.full_like(value, xp.inf))
+            self.r_b = r - xp.sum(b * r, axis=-1, keepdims=True)
+            self.g_z = self.g1 * self.r_b  # g'*(r - <b,r>)
+
+    def _with_diagonal(self, D: Array) -> Curvature:
+        xp = namespace(D)
+        with quiet():
+            U = xp.stack([self.g1, self.g1 * self.b], axis=-2)
+            b2 = xp.sum(self.b * self.b, axis=-1) * xp.ones_like(self.value)
+            one = xp.ones_like(b2)
+            return Curvature(D, U, symmetric_2x2(b2, -one, xp.zeros_like(b2)))
+
+    def curvature(self) -> Curvature:
+        """D = g''*(r - <b,r>) + g'^2,  U = [g', g'*b],  K = [[|b|^2, -1], [-1, 0]]."""
+        with quiet():
+            return self._with_diagonal(self.g2 * self.r_b + self.g1 * self.g1)
+
+    def gauss_newton(self) -> Curvature:
+        """D = g'^2 with the same U and K."""
+        with quiet():
+            return self._with_diagonal(self.g1 * self.g1)
+
+    def predict(self) -> Array:
+        """The normalised u/alpha, which the loss compares with b."""
+        with quiet():
+            return self.u / self.alpha

@@ -1,0 +1,61 @@
+"""Softmax regression 0.5 |softmax(z) - b|^2."""
+
+from __future__ import annotations
+
+from ..backend import Array, namespace
+from ..curvature import Curvature
+from .base import Head, HeadPoint
+
+
+class Softmax(Head):
+    """L = 0.5 |c|^2,  c = f - b,  f = softmax(z).
+
+    References
+    ----------
+    arXiv 2304.10411 (softmax regression); MATH section 1, centred form.
+    """
+
+    name = "softmax"
+
+    def at(self, z: Array, b: Array) -> SoftmaxPoint:
+        return SoftmaxPoint(z, b)
+
+
+def softmax(z: Array) -> tuple[Array, Array, Array]:
+    """Return f = softmax(z) over the last axis, log f, and the index (..., 1) of the largest entry."""
+    xp = namespace(z)
+    top = xp.argmax(z, axis=-1, keepdims=True)
+    shifted = z - xp.take_along_axis(z, top, axis=-1)
+    u = xp.exp(shifted)
+    alpha = xp.sum(u, axis=-1, keepdims=True)
+    return u / alpha, shifted - xp.log(alpha), top
+
+
+class SoftmaxPoint(HeadPoint):
+    """Keeps f and g_z.
+
+    The gradient f*(c - s), s = <c,f>, is invariant to a constant added to c. Taking the constant -c_top, where f is
+    largest, keeps every digit when f saturates: c_top - s would cancel there.
+    """
+
+    def __init__(self, z: Array, b: Array):
+        xp = namespace(z)
+        self.f, _, top = softmax(z)
+        c = self.f - b
+        self.value = 0.5 * xp.sum(c * c, axis=-1)
+        c_top = xp.take_along_axis(c, top, axis=-1)
+        c_rel = c - c_top
+        s_rel = xp.sum(c_rel * self.f, axis=-1, keepdims=True)
+        self.g_z = self.f * (c_rel - s_rel)  # f*(c - s)
+        self.s, self.b = c_top + s_rel, b
+
+    def curvature(self) -> Curvature:
+        """Centred at f: D = q = f*(2f - b - s)."""
+        return Curvature(self.f * (2.0 * self.f - self.b - self.s), centre=self.f)
+
+    def gauss_newton(self) -> Curvature:
+        """Centred at f: D = f*f."""
+        return Curvature(self.f * self.f, centre=self.f)
+
+    def predict(self) -> Array:
+        return self.f

@@ -1,0 +1,141 @@
+"""Rows held as one (n, d) array."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+
+from .. import backend as B
+from ..backend import Array, namespace
+from .base import Map
+
+BLOCK_BYTES = 4 * 2**20
+"""Bytes of A in one block of rows: small enough to stay in a core's cache between its two uses."""
+
+PACKED_COLUMNS = 128
+"""Up to this d, the Gram matrices of a stack come from one matrix product with the packed products of rows."""
+
+PACKED_BYTES = 32 * 2**20
+"""Bytes of packed row products in memory at a time."""
+
+
+class DenseRows(Map):
+    """z = A x for an array A (n, d).
+
+    Temporaries are blocks of rows: nothing of the size of A is ever made.
+    """
+
+    def __init__(self, A: Array):
+        self.A = A
+        self.n, self.d = A.shape
+
+    @property
+    def like(self) -> Array:
+        return self.A
+
+    def to_device(self, device: str | None) -> DenseRows:
+        return DenseRows(B.to_device(self.A, device))
+
+    def apply(self, x: Array) -> Array:
+        if x.shape[0] == 1:  # a matrix-vector product is cheaper than a one-row matrix product
+            return (self.A @ x[0, :])[None, :]
+        return x @ self.A.mT
+
+    def adjoint(self, v: Array) -> Array:
+        if v.ndim == 2 and v.shape[0] == 1:
+            return (v[0, :] @ self.A)[None, :]
+        xp = namespace(v)
+        return xp.reshape(xp.reshape(v, (-1, self.n)) @ self.A, (*v.shape[:-1], self.d))
+
+    def blocks(self, nbytes: int = BLOCK_BYTES, row_bytes: int | None = None) -> Iterator[slice]:
+        """Yield slices of rows of about ``nbytes``."""
+        row_bytes = row_bytes or self.d * B.itemsize(self.A)
+        step = max(256, nbytes // row_bytes)
+        for start in range(0, self.n, step):
+            yield slice(start, min(start + step, self.n))
+
+    @functools.cached_property
+    def column_norms(self) -> Array:
+        xp = namespace(self.A)
+        total = B.zeros((self.d,), self.A)
+        for rows in self.blocks():
+            total = total + xp.sum(self.A[rows, :] ** 2, axis=0)
+        return xp.sqrt(total)
+
+    @functools.cached_property
+    def column_means(self) -> Array:
+        """The plain means (d,) of the columns of A."""
+        return namespace(self.A).mean(self.A, axis=0)
+
+    def gram(self, D: Array, centre: Array | None = None) -> Array:
+        xp = namespace(D)
+        mean = None if centre is None else self.adjoint(centre)
+        if D.shape[0] >= 4 and self.d <= PACKED_COLUMNS:
+            return self._gram_of_stack(D, centre, mean)
+        return xp.stack(
+            [self._gram_of_one(D[i, :], None if mean is None else mean[i, :]) for i in range(D.shape[0])], axis=0
+        )
+
+    def _gram_of_one(self, D: Array, mean: Array | None) -> Array:
+        G = B.zeros((self.d, self.d), self.A)
+        for rows in self.blocks():
+            X = self.A[rows, :]
+            G += B.weighted_gram(X if mean is None else X - mean, D[rows])
+        return G
+
+    def _gram_of_stack(self, D: Array, centre: Array | None, mean: Array | None) -> Array:
+        """All Gram matrices of a stack: packed row products P (n, d(d+1)/2), then one product D @ P.
+
+        A centred Gram is expanded about the plain mean of the rows. The row with the largest weight f is set apart,
+        so that nothing cancels when f saturates on it: the others then carry all of what is left.
+        """
+        xp = namespace(D)
+        rows_i, rows_j, unpack = _packing(self.d, self.A)
+        origin = None
+        if centre is not None:
+            origin = self.column_means
+            top = xp.argmax(centre, axis=-1)
+            D_top = xp.take_along_axis(D, top[:, None], axis=-1)  # (k, 1)
+            D = xp.where(B.arange(self.n, D) == top[:, None], xp.zeros_like(D_top), D)
+        packed = B.zeros((D.shape[0], rows_i.shape[0]), self.A)
+        first_moment = B.zeros((D.shape[0], self.d), self.A)
+        for rows in self.blocks(PACKED_BYTES, rows_i.shape[0] * B.itemsize(self.A)):
+            X = self.A[rows, :] if origin is None else self.A[rows, :] - origin
+            packed += D[:, rows] @ (xp.take(X, rows_i, axis=1) * xp.take(X, rows_j, axis=1))
+            if origin is not None:
+                first_moment += D[:, rows] @ X
+        G = xp.reshape(xp.take(packed, unpack, axis=1), (-1, self.d, self.d))
+        if centre is None or mean is None or origin is None:
+            return G
+        mean_top = xp.take(self.A, top, axis=0) - mean
+        mean = mean - origin
+        half = first_moment - 0.5 * xp.sum(D, axis=-1, keepdims=True) * mean
+        cross = half[:, :, None] * mean[:, None, :]
+        return G - cross - cross.mT + (D_top * mean_top)[:, :, None] * mean_top[:, None, :]
+
+    def gram_operator(self, D: Array, centre: Array | None = None) -> Callable[[Array], Array]:
+        mean = None if centre is None else self.adjoint(centre)
+        xp = namespace(D)
+
+        def product(v: Array) -> Array:
+            offset = None if mean is None else xp.sum(mean * v, axis=-1, keepdims=True)
+            total, y_sum = B.zeros(v.shape, v), B.zeros((v.shape[0], 1), v)
+            for rows in self.blocks():
+                block = DenseRows(self.A[rows, :])
+                t = block.apply(v)
+                y = D[:, rows] * (t if offset is None else t - offset)
+                total += block.adjoint(y)
+                y_sum += xp.sum(y, axis=-1, keepdims=True)
+            return total if mean is None else total - mean * y_sum
+
+        return product
+
+
+def _packing(d: int, like: Array) -> tuple[Array, Array, Array]:
+    """Index arrays: the pairs i <= j of columns, and where the entry (i, j) of a (d, d) matrix is among them."""
+    pairs = [(i, j) for i in range(d) for j in range(i, d)]
+    place = {pair: p for p, pair in enumerate(pairs)}
+    unpack = [place[min(i, j), max(i, j)] for i in range(d) for j in range(d)]
+    integer = namespace(like).int64
+    i, j = zip(*pairs, strict=True)
+    return B.new(i, like, dtype=integer), B.new(j, like, dtype=integer), B.new(unpack, like, dtype=integer)

@@ -1,0 +1,321 @@
+"""A problem is head o map + regulariser: min over x of L(A x, b) + 0.5 |diag(w) A x|^2."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+from . import backend as B
+from .backend import Array, namespace, quiet
+from .curvature import Curvature, Hessian
+from .errors import DomainError, InvalidArgumentError
+from .heads import Head, HeadPoint
+from .maps import DenseRows, Map
+
+
+class Problem:
+    """A loss over x (d,), or a stack of losses over x (..., d) that share the rows A.
+
+    Users make one through its subclasses, for example `SoftmaxRegression`.
+
+    Parameters
+    ----------
+    head : the loss in z
+    rows : the map z = A x
+    b : (n,), or (..., n) for a stack of independent problems
+    weights : scalar or (n,), the w of the regulariser 0.5 sum w_i^2 z_i^2
+
+    Attributes
+    ----------
+    n, d : numbers of rows and columns of A
+    shape : the leading shape of the stack, () for one problem
+    """
+
+    def __init__(self, head: Head, rows: Map, b: Array, weights: float | Array = 0.0):
+        self.head, self.rows = head, rows
+        self.n, self.d = rows.n, rows.d
+        self.w2 = _check_weights(weights, rows)
+        _check_b(b, rows)
+        head.check_b(b)
+        self.shape: tuple[int, ...] = tuple(b.shape[:-1])
+        self._b = namespace(b).reshape(b, (-1, self.n))  # (1, n) or (k, n)
+
+    def __repr__(self) -> str:
+        stack = f", stack of {self.shape}" if self.shape else ""
+        return f"<{self.head.name} regression, n={self.n}, d={self.d}{stack}, {B.describe(self.rows.like)}>"
+
+    @property
+    def b(self) -> Array:
+        """The targets (..., n)."""
+        return namespace(self._b).reshape(self._b, (*self.shape, self.n))
+
+    # -- what users call ------------------------------------------------------------------------
+
+    def at(self, x: Array) -> Point:
+        """Fix x and keep z = A x: every value, gradient and product at the returned point shares it.
+
+        Parameters
+        ----------
+        x : (d,) or (..., d)
+
+        Raises
+        ------
+        InvalidArgumentError
+            x has the wrong shape, dtype or place, or is not finite.
+        DomainError
+            The loss is not defined at x (a normaliser that is not positive, an overflow).
+        """
+        x = self.check_x(x, "x")
+        shape = self._stack_shape(x)
+        point = self.point(_flat(x, shape), shape=shape)
+        values = B.read(point.values)[0]
+        if not _all_finite(values):
+            bad = (
+                "" if len(values) == 1 else f" in {sum(not math.isfinite(v) for v in values)} of {len(values)} problems"
+            )
+            raise DomainError(f"x lies outside the domain of the {self.head.name} loss{bad}: {self.head.undefined}.")
+        return point
+
+    def value(self, x: Array) -> Array:
+        """Return the loss (...) at x (..., d)."""
+        return self.at(x).value
+
+    def grad(self, x: Array) -> Array:
+        """Return the gradient (..., d) at x (..., d)."""
+        return self.at(x).grad
+
+    def value_and_grad(self, x: Array) -> tuple[Array, Array]:
+        """Return the loss (...) and the gradient (..., d) at x (..., d)."""
+        point = self.at(x)
+        return point.value, point.grad
+
+    def hess(self, x: Array) -> Array:
+        """Return the Hessian (..., d, d) at x (..., d)."""
+        return self.at(x).hess()
+
+    def hvp(self, x: Array, v: Array) -> Array:
+        """Return the Hessian at x (..., d) times v (..., d)."""
+        return self.at(x).hvp(v)
+
+    def predict(self, x: Array) -> Array:
+        """Return what the model predicts for b, (..., n), at x (..., d)."""
+        return self.at(x).predict()
+
+    def to_device(self, device: str | None) -> Problem:
+        """Return the same problem on ``"cpu"``, ``"cuda"`` or ``"cuda:N"``."""
+        if device is None:
+            return self
+        return self._replace(
+            rows=self.rows.to_device(device), _b=B.to_device(self._b, device), w2=_move(self.w2, device)
+        )
+
+    # -- what solvers call ----------------------------------------------------------------------
+
+    def default_start(self) -> Array:
+        """Return where a solver starts when it is not told: x = 0, (k, d)."""
+        return B.zeros((self.size, self.d), self.rows.like)
+
+    @property
+    def size(self) -> int:
+        """How many problems the stack holds."""
+        return math.prod(self.shape)
+
+    def point(self, x: Array, z: Array | None = None, *, shape: tuple[int, ...] | None = None) -> Point:
+        """Evaluate at x (k, d) without any check; ``z`` (k, n) when it is known."""
+        return Point(self, x, self.rows.apply(x) if z is None else z, self.shape if shape is None else shape)
+
+    def take(self, indices: Array) -> Problem:
+        """Return the stack of the problems with these indices (an integer array on the device)."""
+        xp = namespace(self._b)
+        b = self._b if self._b.shape[0] == 1 and self.size == 1 else xp.take(self._b, indices, axis=0)
+        return self._replace(_b=b, shape=(indices.shape[0],))
+
+    def slice(self, start: int, stop: int) -> Problem:
+        """Return the stack of the problems start, ..., stop - 1."""
+        return self._replace(_b=self._b[start:stop, :], shape=(min(stop, self.size) - start,))
+
+    def stacked(self, shape: tuple[int, ...]) -> Problem:
+        """Return the same problem repeated over a leading ``shape``: one b, many starts."""
+        if shape == self.shape:
+            return self
+        xp = namespace(self._b)
+        b = xp.reshape(xp.broadcast_to(self.b, (*shape, self.n)), (-1, self.n))
+        return self._replace(_b=b, shape=tuple(shape))
+
+    def _replace(self, **changes: Any) -> Problem:
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, **changes)
+        return other
+
+    def _stack_shape(self, x: Array) -> tuple[int, ...]:
+        lead = tuple(x.shape[:-1])
+        try:
+            shape = namespace(x).broadcast_shapes(lead, self.shape)
+        except ValueError as error:
+            raise InvalidArgumentError(
+                f"x has shape {tuple(x.shape)}, but b has shape {(*self.shape, self.n)}: their leading axes, "
+                f"{lead} and {self.shape}, must be equal (or one of them empty)."
+            ) from error
+        return tuple(shape)
+
+    def check_x(self, x: Array, name: str) -> Array:
+        """Refuse an x of the wrong shape, place, precision or values."""
+        B.common_namespace(A=self.rows.like, **{name: x})
+        if x.ndim == 0 or x.shape[-1] != self.d:
+            raise InvalidArgumentError(
+                f"{name} has shape {tuple(x.shape)}, but A has {self.d} columns: {name} must have shape "
+                f"({self.d},), or (..., {self.d}) for a stack."
+            )
+        check_finite(**{name: x})
+        return x
+
+
+def _flat(x: Array, shape: tuple[int, ...]) -> Array:
+    """Bring x (..., d) to (k, d) over the leading ``shape``."""
+    xp = namespace(x)
+    return xp.reshape(xp.broadcast_to(x, (*shape, x.shape[-1])), (-1, x.shape[-1]))
+
+
+class Point:
+    """A problem at a fixed x, with z = A x kept.
+
+    Attributes
+    ----------
+    x : (k, d)
+    z : (k, n)
+    """
+
+    def __init__(self, problem: Problem, x: Array, z: Array, shape: tuple[int, ...]):
+        self.problem, self.shape = problem, shape
+        self.x, self.z = x, z
+        self.head: HeadPoint = problem.head.at(z, problem._b)
+
+    def _shaped(self, y: Array) -> Array:
+        return namespace(y).reshape(y, (*self.shape, *y.shape[1:]))
+
+    # -- stacks of k: what solvers use ----------------------------------------------------------
+
+    @functools.cached_property
+    def values(self) -> Array:
+        """Losses (k,)."""
+        w2 = self.problem.w2
+        if w2 is None:
+            return self.head.value
+        with quiet():
+            return self.head.value + 0.5 * namespace(self.z).sum(w2 * self.z * self.z, axis=-1)
+
+    @functools.cached_property
+    def g_z(self) -> Array:
+        """Gradients (k, n) in z, the regulariser included."""
+        w2 = self.problem.w2
+        return self.head.g_z if w2 is None else self.head.g_z + w2 * self.z
+
+    @functools.cached_property
+    def grads(self) -> Array:
+        """Gradients (k, d) in x: A^T g_z."""
+        with quiet():
+            return self.problem.rows.adjoint(self.g_z)
+
+    def curvature(self) -> Curvature:
+        """Exact second derivative in z, the regulariser included."""
+        return self.head.curvature().plus_diagonal(self.problem.w2)
+
+    def gauss_newton(self) -> Curvature:
+        """Its Gauss-Newton part, the regulariser included: positive semidefinite."""
+        return self.head.gauss_newton().plus_diagonal(self.problem.w2)
+
+    def hessian(self, curvature: Curvature | None = None) -> Hessian:
+        """Return the exact Hessian, or the one of another curvature, as an operator on (k, d)."""
+        return Hessian(self.problem.rows, self.curvature() if curvature is None else curvature)
+
+    # -- the shapes of x: what users use --------------------------------------------------------
+
+    @property
+    def value(self) -> Array:
+        """The loss (...)."""
+        return self._shaped(self.values)
+
+    @property
+    def grad(self) -> Array:
+        """The gradient (..., d)."""
+        return self._shaped(self.grads)
+
+    def hess(self) -> Array:
+        """Return the Hessian (..., d, d)."""
+        return self._shaped(self.hessian().dense())
+
+    @functools.cached_property
+    def _operator(self) -> Callable[[Array], Array]:
+        return self.hessian().operator()
+
+    def hvp(self, v: Array) -> Array:
+        """Return the Hessian times v (..., d); each call reads A once."""
+        v = self.problem.check_x(v, "v")
+        return self._shaped(self._operator(_flat(v, self.shape)))
+
+    def predict(self) -> Array:
+        """Return what the model predicts for b, (..., n)."""
+        return self._shaped(self.head.predict())
+
+
+# ---------------------------------------------------------------------------------------------
+# checks
+
+
+def check_finite(**arrays: Array) -> None:
+    """Refuse arrays with NaN or infinite entries; reads one scalar per array."""
+    for name, x in arrays.items():
+        xp = namespace(x)
+        with quiet():
+            total = float(xp.sum(x))  # NaN and inf survive a sum, so one reduction without a temporary does
+        if math.isfinite(total):
+            continue
+        bad = int(xp.count_nonzero(~xp.isfinite(x)))
+        if bad:
+            raise InvalidArgumentError(f"{name} has {bad} entries that are NaN or infinite; all must be finite.")
+
+
+def _all_finite(values: Any) -> bool:
+    return all(math.isfinite(v) for v in values)
+
+
+def check_rows(A: Array) -> DenseRows:
+    """Refuse an A that is no (n, d) array of finite floats with n, d >= 1."""
+    B.common_namespace(A=A)
+    if A.ndim != 2 or A.shape[0] < 1 or A.shape[1] < 1:
+        raise InvalidArgumentError(
+            f"A has shape {tuple(A.shape)}, but a matrix (n, d) with at least one row and one column is needed."
+        )
+    check_finite(A=A)
+    return DenseRows(A)
+
+
+def _check_b(b: Array, rows: Map) -> None:
+    B.common_namespace(A=rows.like, b=b)
+    if b.ndim < 1 or b.shape[-1] != rows.n or math.prod(b.shape) == 0:
+        raise InvalidArgumentError(
+            f"b has shape {tuple(b.shape)}, but A has {rows.n} rows: b must have shape ({rows.n},), "
+            f"or (..., {rows.n}) for a stack of at least one problem."
+        )
+    check_finite(b=b)
+
+
+def _check_weights(weights: float | Array, rows: Map) -> Array | None:
+    """Return w^2 (n,), or None when the weights are the number 0."""
+    if isinstance(weights, int | float):
+        if not math.isfinite(weights):
+            raise InvalidArgumentError(f"weights is {weights}, but a finite number or array (n,) is needed.")
+        return None if weights == 0 else B.full((rows.n,), float(weights) ** 2, rows.like)
+    B.common_namespace(A=rows.like, weights=weights)
+    if tuple(weights.shape) not in ((), (rows.n,)):
+        raise InvalidArgumentError(
+            f"weights has shape {tuple(weights.shape)}, but a number or an array of shape ({rows.n},) is needed."
+        )
+    check_finite(weights=weights)
+    return namespace(weights).broadcast_to(weights * weights, (rows.n,))
+
+
+def _move(x: Array | None, device: str) -> Array | None:
+    return None if x is None else B.to_device(x, device)
