@@ -193,7 +193,7 @@ def test_bad_weights_loss_and_x_are_named(backend):
         problem.value(backend.array(np.ones(3)))
     with pytest.raises(ValueError, match="x has 1 entries that are NaN"):
         problem.value(backend.array([1.0, np.nan]))
-    with pytest.raises(ValueError, match="x has dtype .*float32, but A has .*float64"):
+    with pytest.raises(ValueError, match=r"x has dtype .*float32, but A has .*float64"):
         problem.value(backend.array([1.0, 2.0], "float32"))
     with pytest.raises(ValueError, match=r"v has shape"):
         problem.hvp(backend.array([1.0, 2.0]), backend.array([1.0]))

@@ -17,6 +17,7 @@ from .regressions import (
     SoftmaxRegression,
 )
 from .result import IterationRecord, Result, Status
+from .solvers import minimize
 
 __all__ = [
     "CoshRegression",
@@ -35,4 +36,5 @@ __all__ = [
     "SoftmaxRegression",
     "Status",
     "XpregError",
+    "minimize",
 ]

@@ -68,8 +68,8 @@ class Problem:
             The loss is not defined at x (a normaliser that is not positive, an overflow).
         """
         x = self.check_x(x, "x")
-        shape = self._stack_shape(x)
-        point = self.point(_flat(x, shape), shape=shape)
+        shape = self.stack_shape(x)
+        point = self.point(flatten(x, shape), shape=shape)
         values = B.read(point.values)[0]
         if not _all_finite(values):
             bad = (
@@ -149,7 +149,8 @@ class Problem:
         other.__dict__.update(self.__dict__, **changes)
         return other
 
-    def _stack_shape(self, x: Array) -> tuple[int, ...]:
+    def stack_shape(self, x: Array) -> tuple[int, ...]:
+        """Return the leading shape that x (..., d) and b (..., n) have together."""
         lead = tuple(x.shape[:-1])
         try:
             shape = namespace(x).broadcast_shapes(lead, self.shape)
@@ -172,7 +173,7 @@ class Problem:
         return x
 
 
-def _flat(x: Array, shape: tuple[int, ...]) -> Array:
+def flatten(x: Array, shape: tuple[int, ...]) -> Array:
     """Bring x (..., d) to (k, d) over the leading ``shape``."""
     xp = namespace(x)
     return xp.reshape(xp.broadcast_to(x, (*shape, x.shape[-1])), (-1, x.shape[-1]))
@@ -253,7 +254,7 @@ class Point:
     def hvp(self, v: Array) -> Array:
         """Return the Hessian times v (..., d); each call reads A once."""
         v = self.problem.check_x(v, "v")
-        return self._shaped(self._operator(_flat(v, self.shape)))
+        return self._shaped(self._operator(flatten(v, self.shape)))
 
     def predict(self) -> Array:
         """Return what the model predicts for b, (..., n)."""

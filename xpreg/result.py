@@ -54,6 +54,7 @@ class IterationRecord:
     active : problems still running after this iteration
     nfev : losses evaluated so far
     seconds : since the start
+    problems : the part (start, stop) of the stack that this iteration belongs to; large stacks are solved in parts
     """
 
     nit: int
@@ -64,6 +65,7 @@ class IterationRecord:
     active: int
     nfev: int
     seconds: float
+    problems: tuple[int, int] = (0, 1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,6 +34,10 @@ class HeadPoint(abc.ABC):
     def predict(self) -> Array:
         """What the model predicts for b, (..., n)."""
 
+    def change(self, dz: Array) -> Array:
+        """Return how far a step dz goes, (...): the largest change of an exponent, which is 1 when e^z grows e-fold."""
+        return namespace(dz).max(namespace(dz).abs(dz), axis=-1)
+
     def is_reachable_from(self, start: HeadPoint, dz: Array) -> Array:
         """Return whether the loss is defined on the whole segment from ``start``, dz = z - z_start: (...) bool.
 
@@ -53,7 +57,7 @@ class Head(abc.ABC):
     def at(self, z: Array, b: Array) -> HeadPoint:
         """Evaluate at z (..., n) with b (..., n)."""
 
-    def check_b(self, b: Array) -> None:
+    def check_b(self, b: Array) -> None:  # noqa: B027 - most losses accept any finite b
         """Refuse a ``b`` that this loss has no meaning for."""
 
 

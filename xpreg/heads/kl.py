@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..backend import Array, namespace, quiet
 from ..curvature import Curvature
 from .base import Head, HeadPoint, check_distribution
-from .softmax import softmax
+from .softmax import SoftmaxPoint, softmax
 
 
 class SoftmaxKL(Head):
@@ -49,6 +49,7 @@ class SoftmaxKLPoint(HeadPoint):
         return Curvature(self.beta * self.f, centre=self.f)
 
     gauss_newton = curvature
+    change = SoftmaxPoint.change
 
     def predict(self) -> Array:
         return self.f

@@ -57,5 +57,9 @@ class SoftmaxPoint(HeadPoint):
         """Centred at f: D = f*f."""
         return Curvature(self.f * self.f, centre=self.f)
 
+    def change(self, dz: Array) -> Array:
+        """The largest deviation from the f-weighted mean: a common shift of z changes nothing."""
+        return super().change(dz - namespace(dz).sum(self.f * dz, axis=-1, keepdims=True))
+
     def predict(self) -> Array:
         return self.f

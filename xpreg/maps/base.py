@@ -40,6 +40,11 @@ class Map(abc.ABC):
     def column_norms(self) -> Array:
         """The 2-norms (d,) of the columns of A."""
 
+    @property
+    @abc.abstractmethod
+    def largest_row_norm(self) -> Array:
+        """The largest 2-norm () of a row of A."""
+
     @abc.abstractmethod
     def to_device(self, device: str | None) -> Map:
         """Move the rows."""

@@ -63,6 +63,11 @@ class DenseRows(Map):
         return xp.sqrt(total)
 
     @functools.cached_property
+    def largest_row_norm(self) -> Array:
+        xp = namespace(self.A)
+        return xp.sqrt(xp.max(xp.stack([xp.max(xp.sum(self.A[r, :] ** 2, axis=1)) for r in self.blocks()])))
+
+    @functools.cached_property
     def column_means(self) -> Array:
         """The plain means (d,) of the columns of A."""
         return namespace(self.A).mean(self.A, axis=0)

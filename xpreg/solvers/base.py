@@ -1,0 +1,59 @@
+"""What a method must give to the shared loop: a direction at a point."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import Any, ClassVar
+
+from ..backend import Array, namespace
+from ..problem import Point, Problem
+
+
+@dataclasses.dataclass
+class Direction:
+    """A search direction for a stack of k problems.
+
+    Attributes
+    ----------
+    p : (k, d)
+    ok : (k,) bool, False where p is unusable and `Method.repair` must be asked
+    convex : (k,) bool, True where no negative curvature was found: then a zero gradient is a minimum
+    bend : (k,) negative curvature <p, H p> of escape directions, 0 elsewhere; or None
+    label : what was done, for the record
+    products : Hessians or Hessian-vector products that it took
+    """
+
+    p: Array
+    ok: Array
+    convex: Array
+    bend: Array | None = None
+    label: str = ""
+    products: int = 1
+
+
+class Method(abc.ABC):
+    """A way to find directions. ``state`` holds (k, ...) arrays, which the loop thins out with the stack."""
+
+    name: ClassVar[str]
+
+    def __init__(self) -> None:
+        self.state: dict[str, Array] = {}
+
+    def start(self, problem: Problem) -> None:
+        """Forget the last run."""
+        self.state = {}
+
+    @abc.abstractmethod
+    def direction(self, point: Point, stationary: Any) -> Direction:
+        """Return a direction at a point. ``stationary`` (k,), on the host, marks problems whose gradient is zero
+        already and whose curvature has not been seen yet: there the direction must say ``convex`` or escape.
+        """
+
+    def repair(self, point: Point, direction: Direction, bad: Any, stationary: Any) -> Direction:
+        """Replace the direction of the problems ``bad``, a boolean array (k,) on the host."""
+        raise NotImplementedError(f"{self.name} gave an unusable direction and has no other")
+
+    def thin(self, indices: Array) -> None:
+        """Keep the problems with these indices."""
+        self.state = {key: namespace(x).take(x, indices, axis=0) for key, x in self.state.items()}

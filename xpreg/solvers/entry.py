@@ -1,0 +1,212 @@
+"""minimize: the one entry function."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+from .. import backend as B
+from ..backend import Array, namespace
+from ..errors import InvalidArgumentError
+from ..problem import Problem, flatten
+from ..result import IterationRecord, Result, Status
+from .base import Method
+from .gradient_descent import GradientDescent
+from .loop import Counts, Finished, Loop
+from .newton import Newton
+from .newton_cg import NewtonCG
+
+METHODS: dict[str, type[Method]] = {
+    "auto": Newton,
+    "newton": Newton,
+    "newton-cg": NewtonCG,
+    "gradient-descent": GradientDescent,
+}
+"""Every method by name."""
+
+WORKING_BYTES = 128 * 2**20
+"""A stack is solved in parts whose vectors (n,) and matrices (d, d) fit in this many bytes together."""
+
+
+def minimize(
+    problem: Problem,
+    x0: Array | None = None,
+    *,
+    method: str = "auto",
+    device: str | None = None,
+    tol: float = 1e-8,
+    maxiter: int = 100,
+    callback: Callable[[IterationRecord], Any] | None = None,
+    **options: Any,
+) -> Result:
+    """Minimise a problem, or every problem of a stack.
+
+    Parameters
+    ----------
+    problem : for example a `SoftmaxRegression`
+    x0 : (d,) or (..., d) start; default x = 0. Several starts for one b make a stack.
+    method : ``"newton"`` (exact Hessian; n d^2 per step), ``"newton-cg"`` (Hessian-vector products only, for large d),
+        ``"gradient-descent"`` (a baseline); ``"auto"`` is ``"newton"``
+    device : ``"cpu"``, ``"cuda"`` or ``"cuda:N"`` moves the problem and x0 there first
+    tol : stop when the largest gradient entry falls below tol times the one at x0
+    maxiter : iteration limit (for each part of a large stack)
+    callback : called with an `IterationRecord` after every iteration; raising StopIteration ends the run
+    **options : of the method, see `xpreg.solvers.METHODS`
+
+    Returns
+    -------
+    Result
+        ``success`` is True when every problem reached ``tol``, or the last digit of its dtype, at a point where the
+        method found no negative curvature. A run that ends otherwise says so in ``status`` and ``message``;
+        it does not raise.
+
+    Raises
+    ------
+    InvalidArgumentError
+        An unknown method or option, a bad tol, maxiter or x0.
+    DomainError
+        The loss is not defined at x0.
+
+    Examples
+    --------
+    >>> import numpy as np, xpreg
+    >>> A = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
+    >>> x = np.array([[0.5, -1.0], [2.0, 1.0]])
+    >>> b = np.exp(x @ A.T) / np.exp(x @ A.T).sum(1, keepdims=True)
+    >>> result = xpreg.minimize(xpreg.SoftmaxRegression(A, b))
+    >>> result.success, result.x.round(6).tolist()
+    (True, [[0.5, -1.0], [2.0, 1.0]])
+    """
+    if not isinstance(problem, Problem):
+        raise InvalidArgumentError(f"problem is a {type(problem).__name__}, but an xpreg problem is needed.")
+    solver = _make_method(method, options)
+    _check_limits(tol, maxiter)
+    problem = problem.to_device(device)
+    if x0 is None:
+        x = problem.default_start()
+    else:
+        x0 = problem.check_x(B.to_device(x0, device), "x0")
+        shape = problem.stack_shape(x0)
+        problem, x = problem.stacked(shape), flatten(x0, shape)
+        problem.at(x0)  # raises where the loss is not defined
+
+    counts = Counts()
+    history: list[IterationRecord] = []
+    stopped = False
+
+    def notify(record: IterationRecord) -> None:
+        nonlocal stopped
+        history.append(record)
+        if stopped:
+            raise StopIteration
+        if callback is not None:
+            try:
+                callback(record)
+            except StopIteration:
+                stopped = True
+                raise
+
+    finished: list[Finished] = []
+    size = _part_size(problem)
+    for start in range(0, problem.size, size):
+        stop = min(start + size, problem.size)
+        part = problem if size >= problem.size else problem.slice(start, stop)
+        loop = Loop(part, x[start:stop, :], solver, float(tol), counts, (start, stop))
+        done = loop.run(maxiter, notify)
+        for one in done:
+            one.ids += start
+        finished += done
+    return _assemble(problem, finished, history, counts, float(tol), maxiter)
+
+
+def _assemble(
+    problem: Problem, finished: list[Finished], history: list[IterationRecord], counts: Counts, tol: float, maxiter: int
+) -> Result:
+    xp = namespace(finished[0].x)
+    place = [int(i) for one in finished for i in one.ids]
+    order = sorted(range(len(place)), key=place.__getitem__)
+
+    def host(name: str) -> list[float]:
+        values = [v for one in finished for v in getattr(one, name).tolist()]
+        return [values[i] for i in order]
+
+    def on_device(name: str) -> Array:
+        values = xp.concat([getattr(one, name) for one in finished], axis=0)
+        if order != list(range(len(order))):
+            values = xp.take(values, B.new(order, values, dtype=xp.int64), axis=0)
+        return xp.reshape(values, (*problem.shape, problem.d))
+
+    x, grad = on_device("x"), on_device("grad")
+    fun, gmax, threshold = host("fun"), host("gmax"), host("threshold")
+    status = [Status(int(s)) for s in host("status")]
+    common: dict[str, Any] = {
+        "x": x,
+        "grad": grad,
+        "success": all(s.success for s in status),
+        "message": _message(status, gmax, threshold, tol, maxiter),
+        "nit": max(record.nit for record in history),
+        "nfev": counts.nfev,
+        "ngev": counts.ngev,
+        "nhev": counts.nhev,
+        "history": tuple(history),
+    }
+    if not problem.shape:
+        return Result(fun=fun[0], status=status[0], converged=status[0].success, **common)
+
+    def shaped(values: list, dtype: Any) -> Array:
+        return xp.reshape(B.new(values, x, dtype=dtype), problem.shape)
+
+    return Result(
+        fun=shaped(fun, x.dtype),
+        status=shaped([int(s) for s in status], xp.int64),
+        converged=shaped([s.success for s in status], xp.bool),
+        **common,
+    )
+
+
+def _message(status: list[Status], gmax: list[float], threshold: list[float], tol: float, maxiter: int) -> str:
+    """Say which criterion fired, with its numbers; for a stack how many problems ended which way, and the worst."""
+
+    def one(i: int) -> str:
+        limit = f"; maxiter = {maxiter}" if status[i] is Status.MAXITER else ""
+        return (
+            f"{status[i].text} (largest gradient entry {gmax[i]:.3g}, tol {tol:.3g} asks for {threshold[i]:.3g}{limit})"
+        )
+
+    if len(status) == 1:
+        return one(0)
+    parts = []
+    for kind in Status:
+        members = [i for i, s in enumerate(status) if s is kind]
+        if members:
+            worst = max(members, key=lambda i: gmax[i] / threshold[i] if threshold[i] else math.inf)
+            parts.append(
+                f"{len(members)} of {len(status)} problems: {one(worst)}, at the worst of them, number {worst}"
+            )
+    return "; ".join(parts)
+
+
+def _part_size(problem: Problem) -> int:
+    floats = 14 * problem.n + 5 * problem.d**2 + 10 * problem.d
+    return max(1, WORKING_BYTES // (floats * B.itemsize(problem.rows.like)))
+
+
+def _make_method(method: str, options: dict[str, Any]) -> Method:
+    if method not in METHODS:
+        raise InvalidArgumentError(f"method is {method!r}, but one of {', '.join(map(repr, METHODS))} is needed.")
+    known = [name for name in inspect.signature(METHODS[method].__init__).parameters if name != "self"]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise InvalidArgumentError(
+            f"{unknown[0]} is no option of method {method!r}, which has {', '.join(known) or 'none'}."
+        )
+    return METHODS[method](**options)
+
+
+def _check_limits(tol: float, maxiter: int) -> None:
+    if not isinstance(tol, int | float) or not 0 <= tol < math.inf:
+        raise InvalidArgumentError(f"tol is {tol!r}, but a number >= 0 is needed.")
+    if not isinstance(maxiter, int) or maxiter < 0:
+        raise InvalidArgumentError(f"maxiter is {maxiter!r}, but an integer >= 0 is needed.")

@@ -1,0 +1,205 @@
+"""The loop that every method shares: directions, line search, convergence per problem, one host read an iteration."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .. import backend as B
+from ..backend import Array, namespace
+from ..problem import Point, Problem
+from ..result import IterationRecord, Status
+from .base import Method
+from .line_search import MAX_TRIALS, Ray, Trial, grad_noise
+
+THIN_OUT = 0.25
+"""A stack is thinned out when this share of it has finished: the rest then costs at most a third too much."""
+
+PROGRESS = 0.5
+"""Where rounding hides the change of the loss, a step must shrink the gradient at least by this factor to go on."""
+
+MAX_RESUMED = 3
+"""How often a run goes on because the kept z had drifted from A x."""
+
+
+@dataclasses.dataclass
+class Counts:
+    """Evaluations so far, summed over the parts of a stack."""
+
+    nfev: int = 0
+    ngev: int = 0
+    nhev: int = 0
+    started: float = dataclasses.field(default_factory=time.perf_counter)
+
+
+@dataclasses.dataclass
+class Finished:
+    """Final numbers of some problems: device arrays x, grad; the rest on the host."""
+
+    ids: Any
+    x: Array
+    grad: Array
+    fun: Any
+    status: Any
+    gmax: Any
+    threshold: Any
+
+
+class Loop:
+    """One run over a stack of k problems. Host arrays (k,): f, gmax, threshold, ids, finished, stalled."""
+
+    def __init__(self, problem: Problem, x: Array, method: Method, tol: float, counts: Counts, part: tuple[int, int]):
+        self.method, self.tol, self.counts, self.part = method, tol, counts, part
+        method.start(problem)
+        self.point = problem.point(x)
+        self.f, self.gmax = (v.copy() for v in B.read(self.point.values, largest(self.point.grads)))
+        self.threshold = tol * self.gmax
+        self.ids = (self.f == self.f).nonzero()[0]  # 0, ..., k - 1
+        self.finished = self.f != self.f
+        self.stalled = self.finished.copy()
+        self.resumed = 0
+        self.done: list[Finished] = []
+        counts.nfev, counts.ngev = counts.nfev + 1, counts.ngev + 1
+
+    def run(self, maxiter: int, notify: Callable[[IterationRecord], None]) -> list[Finished]:
+        """Iterate until every problem has finished, or ``maxiter``, or ``notify`` raises StopIteration."""
+        ending = Status.MAXITER
+        try:
+            notify(self.record(0, float("nan"), "start"))
+            for nit in range(1, maxiter + 1):
+                step, label = self.iterate()
+                notify(self.record(nit, step, label))
+                if self.finished.sum() >= max(1, THIN_OUT * len(self.ids)):
+                    self.retire()
+                if len(self.ids) == 0:
+                    return self.done
+        except StopIteration:
+            ending = Status.STOPPED
+        self.retire(ending)
+        return self.done
+
+    def iterate(self) -> tuple[float, str]:
+        """Take one step with every running problem; return the smallest accepted step length and the label."""
+        point = self.point
+        running = ~self.finished
+        stationary = running & (self.gmax <= self.threshold)
+        direction = self.method.direction(point, stationary)
+        self.counts.nhev += direction.products
+        known = B.peek(direction.ok)
+        if known is not None and not (known | self.finished).all():
+            self.repair(direction, running & ~known, stationary)
+        ray, trial, t, read = self.search(point, direction, stationary, running)
+
+        xp = namespace(point.x)
+        f, gmax, step, flat, convex = read
+        flat = (flat != 0) & running
+        worse = flat & (gmax > self.gmax)
+        self.point = trial.point
+        if worse.any():  # rounding: the old point was better
+            back = B.new(worse, point.x, dtype=xp.bool)[:, None]
+            x, z = xp.where(back, point.x, trial.point.x), xp.where(back, point.z, trial.point.z)
+            self.point = point.problem.point(x, z, shape=point.shape)
+        self.stalled |= running & ((flat & ~(gmax < PROGRESS * self.gmax)) | (step == 0))
+        self.f[running & ~worse] = f[running & ~worse]
+        self.gmax[running & ~worse] = gmax[running & ~worse]
+        unset = self.threshold == 0  # a zero gradient at the start sets no scale: take the first one that is not
+        self.threshold[unset] = self.tol * self.gmax[unset]
+        self.finished |= self.stalled | (running & (self.gmax <= self.threshold) & (convex != 0))
+        return float(step[running].min()), direction.label
+
+    def repair(self, direction: Any, bad: Any, stationary: Any) -> None:
+        before = direction.products
+        self.method.repair(self.point, direction, bad, stationary)
+        self.counts.nhev += direction.products - before
+
+    def search(self, point: Point, direction: Any, stationary: Any, running: Any) -> tuple[Ray, Trial, Array, list]:
+        """Backtrack until every running problem accepts. One host read, when the first trial is accepted."""
+        xp = namespace(point.x)
+        mask = xp.ones_like(direction.ok) if running.all() else B.new(running, point.x, dtype=xp.bool)
+        ray = Ray(point, direction, mask)
+        t = ray.first_step()
+        tries = 0
+        while True:
+            trial = ray.trial(t)
+            tries += 1
+            self.counts.nfev += 1
+            seen = B.peek(trial.accepted)
+            if seen is None or seen.all():
+                self.counts.ngev += 1
+                ok, accepted, *read = B.read(
+                    xp.astype(direction.ok, t.dtype),
+                    xp.astype(trial.accepted, t.dtype),
+                    trial.point.values,
+                    largest(trial.point.grads),
+                    t,
+                    xp.astype(trial.flat, t.dtype),
+                    xp.astype(direction.convex, t.dtype),
+                )
+                unusable = running & (ok == 0)
+                if unusable.any():  # seen only now, on a GPU: mend the direction and search again
+                    self.repair(direction, unusable, stationary)
+                    return self.search(point, direction, stationary, running)
+                if accepted.all():
+                    return ray, trial, t, read
+            t = trial.next_step
+            if tries >= MAX_TRIALS:  # give up: stay there
+                t = xp.where(trial.accepted, t, xp.zeros_like(t))
+
+    def retire(self, ending: Status | None = None) -> None:
+        """Take the finished problems out of the stack, with numbers from a fresh z = A x; with ``ending``, all of them.
+
+        The kept z collects rounding errors. Should that have hidden that a problem is not there yet, it goes on.
+        """
+        xp = namespace(self.point.x)
+        mask = self.finished | (ending is not None)
+        index = None if mask.all() else B.new(mask.nonzero()[0], self.point.x, dtype=xp.int64)
+        problem, x = self.point.problem, self.point.x
+        fresh = problem.point(x) if index is None else problem.take(index).point(xp.take(x, index, axis=0))
+        fun, gmax, noise = (v.copy() for v in B.read(fresh.values, largest(fresh.grads), grad_noise(fresh)))
+        self.counts.nfev, self.counts.ngev = self.counts.nfev + 1, self.counts.ngev + 1
+
+        threshold, finished, stalled = self.threshold[mask], self.finished[mask], self.stalled[mask]
+        drifted = finished & ~stalled & (gmax > threshold) & (gmax > noise)
+        if ending is None and drifted.any() and self.resumed < MAX_RESUMED:
+            self.resumed += 1
+            self.point = problem.point(x)
+            self.finished[mask.nonzero()[0][drifted]] = False
+            return
+        status = self.ids[mask] * 0 + int(Status.STALLED)
+        status[gmax <= noise] = int(Status.PRECISION)
+        status[gmax <= threshold] = int(Status.CONVERGED)
+        if ending is not None:
+            status[~finished] = int(ending)
+        self.done.append(Finished(self.ids[mask], fresh.x, fresh.grads, fun, status, gmax, threshold))
+        self.keep(~mask)
+
+    def keep(self, mask: Any) -> None:
+        for name in ("f", "gmax", "threshold", "ids", "finished", "stalled"):
+            setattr(self, name, getattr(self, name)[mask])
+        if mask.any():
+            xp = namespace(self.point.x)
+            index = B.new(mask.nonzero()[0], self.point.x, dtype=xp.int64)
+            problem = self.point.problem.take(index)
+            self.point = problem.point(xp.take(self.point.x, index, axis=0), xp.take(self.point.z, index, axis=0))
+            self.method.thin(index)
+
+    def record(self, nit: int, step: float, label: str) -> IterationRecord:
+        return IterationRecord(
+            nit=nit,
+            fun=float(self.f.max()),
+            grad_norm=float(self.gmax.max()),
+            step=step,
+            direction=label,
+            active=int((~self.finished).sum()),
+            nfev=self.counts.nfev,
+            seconds=time.perf_counter() - self.counts.started,
+            problems=self.part,
+        )
+
+
+def largest(g: Array) -> Array:
+    """Return the largest absolute entry (k,) of g (k, d)."""
+    xp = namespace(g)
+    return xp.max(xp.abs(g), axis=-1)

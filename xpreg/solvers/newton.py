@@ -1,0 +1,130 @@
+"""Exact Newton: the closed-form Hessian, Jacobi-scaled and factorised, with Gauss-Newton where it is indefinite."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from .. import backend as B
+from ..backend import Array, namespace
+from ..problem import Point
+from .base import Direction, Method
+
+SHIFT = 8.0
+"""The scaled Hessian (unit diagonal) gets SHIFT * d * eps on its diagonal, its own rounding error: so a Hessian that is
+singular up to rounding (a duplicate or constant column) still has a factor, and a regular one does not notice."""
+
+REPAIR_SHIFT = 1e-10
+"""Relative shift of a Gauss-Newton matrix, which is singular when n < d; 100 times more for each failed factorisation."""
+
+
+class Newton(Method):
+    """p = -H^-1 g with the exact Hessian; -(G + shift)^-1 g with the Gauss-Newton matrix G where H is indefinite;
+    the most negative eigenvector of H where the gradient is zero but H is indefinite.
+    """
+
+    name: ClassVar[str] = "newton"
+
+    def direction(self, point: Point, stationary: Any) -> Direction:
+        d = point.problem.d
+        H = point.hessian().dense()
+        eps = float(namespace(H).finfo(H.dtype).eps)
+        p, ok = _solve_scaled(H, point.grads, SHIFT * d * eps)
+        return Direction(p, ok, ok, label="newton")
+
+    def repair(self, point: Point, direction: Direction, bad: Any, stationary: Any) -> Direction:
+        for mask, method, label in (
+            (bad & ~stationary, self._gauss_newton, "gauss-newton"),
+            (bad & stationary, self._escape, "negative curvature"),
+        ):
+            if mask.any():
+                merge(direction, mask, method(take(point, mask)))
+                direction.label += f", {label}" if mask.size == 1 else f", {label} ({int(mask.sum())})"
+        return direction
+
+    def _gauss_newton(self, point: Point) -> Direction:
+        G = point.hessian(point.gauss_newton()).dense()
+        shift = REPAIR_SHIFT if point.x.dtype == namespace(G).float64 else REPAIR_SHIFT**0.5
+        p, ok = _solve_scaled(G, point.grads, shift)
+        while not bool(namespace(ok).all(ok)):  # rare: G is positive semidefinite up to rounding
+            shift *= 100
+            p, ok = _solve_scaled(G, point.grads, shift)
+        return Direction(p, ok, namespace(ok).zeros_like(ok))
+
+    def _escape(self, point: Point) -> Direction:
+        H = point.hessian().dense()
+        return escape(point, *lowest_eigenpair(H))
+
+
+def lowest_eigenpair(H: Array) -> tuple[Array, Array, Array]:
+    """Return the lowest eigenvalue (k,), its eigenvector (k, d), and the spectral norm (k,) of H (k, d, d)."""
+    xp = namespace(H)
+    values, vectors = xp.linalg.eigh(H)
+    return values[:, 0], vectors[:, :, 0], xp.max(xp.abs(values), axis=-1)
+
+
+def escape(point: Point, curvature: Array, v: Array, norm: Array) -> Direction:
+    """Leave a stationary point along v (k, d) where its curvature is negative beyond rounding; stay elsewhere.
+
+    The direction points downhill (or either way at a zero gradient), and changes an exponent by 1 at unit step.
+    """
+    xp = namespace(v)
+    rounding = 64.0 * v.shape[-1] * float(xp.finfo(v.dtype).eps)
+    size = point.head.change(point.problem.rows.apply(v))
+    negative = (curvature < -rounding * norm) & (size > 0)
+    uphill = xp.sum(v * point.grads, axis=-1) > 0
+    size = xp.where(negative, size, xp.ones_like(size))
+    scale = xp.where(uphill, -1.0 / size, 1.0 / size)
+    p = xp.where(negative[:, None], v * scale[:, None], xp.zeros_like(v))
+    bend = xp.where(negative, curvature * scale * scale, xp.zeros_like(scale))
+    return Direction(p, xp.ones_like(negative), ~negative, bend)
+
+
+def _solve_scaled(H: Array, g: Array, shift: float) -> tuple[Array, Array]:
+    """Return -(H + shift)^-1 g in Jacobi-scaled variables, and whether H + shift is positive definite."""
+    xp = namespace(H)
+    diagonal = xp.linalg.diagonal(H)
+    largest = xp.max(xp.abs(diagonal), axis=-1, keepdims=True)
+    tiny = largest * float(xp.finfo(H.dtype).eps)
+    usable = xp.where(diagonal > tiny, diagonal, xp.where(largest > 0, largest, xp.ones_like(largest)))
+    s = 1.0 / xp.sqrt(usable)
+    identity = B.eye(H.shape[-1], H)
+    H = s[:, :, None] * H * s[:, None, :] + shift * identity
+    L, ok = B.cholesky(H)
+    L, H = (xp.where(ok[:, None, None], M, identity) for M in (L, H))  # nothing singular is solved
+    return -s * B.solve_posdef(H, L, s * g), ok
+
+
+# -- moving between a stack and some of its problems ----------------------------------------------
+
+
+def take(point: Point, mask: Any) -> Point:
+    """Return the point of the problems in ``mask``, a boolean array on the host."""
+    if mask.all():
+        return point
+    xp = namespace(point.x)
+    indices = B.new(mask.nonzero()[0], point.x, dtype=xp.int64)
+    return point.problem.take(indices).point(xp.take(point.x, indices, axis=0), xp.take(point.z, indices, axis=0))
+
+
+def merge(direction: Direction, mask: Any, part: Direction) -> None:
+    """Write the directions of the problems in ``mask`` back into those of the stack."""
+    xp = namespace(direction.p)
+    if mask.all():
+        place = None
+    else:
+        position = mask.cumsum() - 1
+        position[~mask] = 0
+        place = B.new(position, direction.p, dtype=xp.int64)
+    chosen = B.new(mask, direction.p, dtype=xp.bool)
+
+    def put(old: Array, new: Array) -> Array:
+        new = new if place is None else xp.take(new, place, axis=0)
+        return xp.where(xp.reshape(chosen, (-1,) + (1,) * (new.ndim - 1)), new, old)
+
+    direction.p = put(direction.p, part.p)
+    direction.ok = put(direction.ok, part.ok)
+    direction.convex = put(direction.convex, part.convex)
+    if part.bend is not None:
+        old = xp.zeros_like(direction.p[:, 0]) if direction.bend is None else direction.bend
+        direction.bend = put(old, part.bend)
+    direction.products += part.products

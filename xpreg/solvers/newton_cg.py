@@ -1,0 +1,115 @@
+"""Truncated Newton: conjugate gradients on Hessian-vector products at a kept z, for d where no (d, d) array is wanted."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from .. import backend as B
+from ..backend import Array, namespace
+from ..errors import InvalidArgumentError
+from ..problem import Point
+from .base import Direction, Method
+from .newton import escape
+
+READ_EVERY = 8
+"""Products between two looks at the residuals, where looking costs a synchronisation."""
+
+
+class NewtonCG(Method):
+    """Solve H p = -g up to |H p + g| <= min(0.5, sqrt(|g|/|g0|)) |g|, in variables scaled by the column norms of A.
+
+    Conjugate gradients stop at a direction of negative curvature (Nocedal and Wright, Numerical Optimization (2006),
+    algorithm 7.1). At a zero gradient they run on random right-hand sides, to see whether there is any.
+
+    Parameters
+    ----------
+    max_products : limit of products per step; default 2 d, at most 1000
+    """
+
+    name: ClassVar[str] = "newton-cg"
+
+    def __init__(self, max_products: int | None = None):
+        super().__init__()
+        if max_products is not None and (not isinstance(max_products, int) or max_products < 1):
+            raise InvalidArgumentError(f"max_products is {max_products!r}, but an integer >= 1 is needed.")
+        self.max_products = max_products
+
+    def direction(self, point: Point, stationary: Any) -> Direction:
+        xp = namespace(point.x)
+        norms = point.problem.rows.column_norms
+        scale = 1.0 / xp.where(norms > 0, norms, xp.ones_like(norms))
+        g = scale * point.grads
+        g_norm = xp.linalg.vector_norm(g, axis=-1)
+        if "g0" not in self.state:
+            self.state["g0"] = g_norm
+        relative = xp.sqrt(g_norm / xp.where(self.state["g0"] > 0, self.state["g0"], xp.ones_like(g_norm)))
+        forcing = xp.where(relative < 0.5, relative, 0.5 * xp.ones_like(relative))
+        probing = None
+        if stationary.any():
+            probing = B.new(stationary, point.x, dtype=xp.bool)
+            g = xp.where(probing[:, None], B.random_normal(g.shape, 0, g), g)
+            forcing = xp.where(probing, xp.zeros_like(forcing), forcing)
+        limit = self.max_products or min(2 * point.problem.d, 1000)
+        multiply = point.hessian().operator()
+        p, convex, v, curvature, products = conjugate_gradients(
+            lambda y: scale * multiply(scale * y), g, forcing, limit
+        )
+        direction = Direction(scale * p, xp.ones_like(convex), convex, label=f"cg ({products})", products=products)
+        if probing is not None:
+            v = scale * v
+            out = escape(point, xp.where(convex, xp.zeros_like(curvature), curvature), v, xp.zeros_like(curvature))
+            direction.p = xp.where(probing[:, None], out.p, direction.p)
+            direction.bend = xp.where(probing, out.bend, xp.zeros_like(g_norm)) if out.bend is not None else None
+        return direction
+
+
+def conjugate_gradients(multiply: Any, g: Array, forcing: Array, limit: int) -> tuple[Array, Array, Array, Array, int]:
+    """Solve H p = -g for a stack, each problem to its own relative residual, stopping at negative curvature.
+
+    Parameters
+    ----------
+    multiply : v (k, d) -> H v
+    g : (k, d)
+    forcing : (k,) relative residual
+    limit : products at most
+
+    Returns
+    -------
+    p : (k, d); -g where the first curvature is negative
+    convex : (k,) bool, False where negative curvature was met
+    v, curvature : (k, d), (k,): the last search direction and <v, H v>
+    products : how many
+    """
+    xp = namespace(g)
+    tiny = float(xp.finfo(g.dtype).eps)
+    p, r, v = xp.zeros_like(g), g, -g
+    rr = xp.sum(r * r, axis=-1)
+    target = rr * forcing * forcing
+    running = rr > target
+    convex = xp.ones_like(running)
+    curvature = xp.zeros_like(rr)
+    for products in range(1, limit + 1):
+        Hv = multiply(v)
+        vHv = xp.sum(v * Hv, axis=-1)
+        vv = xp.sum(v * v, axis=-1)
+        noise = tiny * xp.sqrt(vv) * xp.linalg.vector_norm(Hv, axis=-1)
+        curvature = xp.where(running, vHv, curvature)
+        positive = vHv > noise
+        negative = running & (vHv < -noise)
+        convex = convex & ~negative
+        if products == 1:
+            p = xp.where((running & ~positive)[:, None], -g, p)
+        going = running & positive
+        step = xp.where(going, rr / xp.where(going, vHv, xp.ones_like(vHv)), xp.zeros_like(rr))[:, None]
+        p, r = p + step * v, r + step * Hv
+        rr_new = xp.sum(r * r, axis=-1)
+        running = going & (rr_new > target)
+        ratio = xp.where(running, rr_new / xp.where(rr > 0, rr, xp.ones_like(rr)), xp.zeros_like(rr))
+        v = xp.where(running[:, None], ratio[:, None] * v - r, v)
+        rr = xp.where(running, rr_new, rr)
+        known = B.peek(running)
+        if known is None and products % READ_EVERY == 0:
+            known = B.read(xp.astype(running, g.dtype))[0] != 0
+        if known is not None and not known.any():
+            break
+    return p, convex, v, curvature, products
