@@ -75,3 +75,16 @@ def test_read_brings_several_scalars_at_once(backend):
     f, ok = B.read(backend.array([1.5, 2.5]), backend.array([1.0, 0.0]) > 0)
     np.testing.assert_array_equal(f, [1.5, 2.5])
     np.testing.assert_array_equal(ok, [1, 0])
+
+
+@pytest.mark.parametrize("k", [1, 3, 300])
+def test_solve_if_posdef_solves_what_is_positive_definite_and_names_the_rest(backend, rng, k):
+    G, g = rng.standard_normal((k, 6, 9)), rng.standard_normal((k, 6))
+    H = G @ G.swapaxes(1, 2)
+    bad = rng.random(k) < 0.3
+    bad[0] = k > 1
+    H[bad] -= 3 * np.eye(6) * np.linalg.eigvalsh(H)[bad, 2, None, None]
+    p, ok = B.solve_if_posdef(backend.array(H), backend.array(g))
+    np.testing.assert_array_equal(backend.numpy(ok), ~bad)
+    want = np.linalg.solve(H, g[..., None])[..., 0]
+    np.testing.assert_allclose(backend.numpy(p)[~bad], want[~bad], rtol=1e-8)

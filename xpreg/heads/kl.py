@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ..backend import Array, namespace, quiet
 from ..curvature import Curvature
-from .base import Head, HeadPoint, check_distribution
-from .softmax import SoftmaxPoint, softmax
+from .base import Head, check_distribution
+from .softmax import SimplexPoint, softmax
 
 
 class SoftmaxKL(Head):
@@ -25,7 +25,7 @@ class SoftmaxKL(Head):
         check_distribution(b, "KL")
 
 
-class SoftmaxKLPoint(HeadPoint):
+class SoftmaxKLPoint(SimplexPoint):
     """Keeps f and g_z = beta f - b, beta = sum b."""
 
     def __init__(self, z: Array, b: Array):
@@ -49,7 +49,3 @@ class SoftmaxKLPoint(HeadPoint):
         return Curvature(self.beta * self.f, centre=self.f)
 
     gauss_newton = curvature
-    change = SoftmaxPoint.change
-
-    def predict(self) -> Array:
-        return self.f

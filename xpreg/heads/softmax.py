@@ -31,7 +31,20 @@ def softmax(z: Array) -> tuple[Array, Array, Array]:
     return u / alpha, shifted - xp.log(alpha), top
 
 
-class SoftmaxPoint(HeadPoint):
+class SimplexPoint(HeadPoint):
+    """A head whose prediction is f = softmax(z): shifting z by a constant changes nothing."""
+
+    f: Array
+
+    def predict(self) -> Array:
+        return self.f
+
+    def change(self, dz: Array) -> Array:
+        """The largest deviation from the f-weighted mean: a common shift of z changes nothing."""
+        return super().change(dz - namespace(dz).sum(self.f * dz, axis=-1, keepdims=True))
+
+
+class SoftmaxPoint(SimplexPoint):
     """Keeps f and g_z.
 
     The gradient f*(c - s), s = <c,f>, is invariant to a constant added to c. Taking the constant -c_top, where f is
@@ -56,10 +69,3 @@ class SoftmaxPoint(HeadPoint):
     def gauss_newton(self) -> Curvature:
         """Centred at f: D = f*f."""
         return Curvature(self.f * self.f, centre=self.f)
-
-    def change(self, dz: Array) -> Array:
-        """The largest deviation from the f-weighted mean: a common shift of z changes nothing."""
-        return super().change(dz - namespace(dz).sum(self.f * dz, axis=-1, keepdims=True))
-
-    def predict(self) -> Array:
-        return self.f

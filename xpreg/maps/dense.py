@@ -95,7 +95,7 @@ class DenseRows(Map):
         so that nothing cancels when f saturates on it: the others then carry all of what is left.
         """
         xp = namespace(D)
-        rows_i, rows_j, unpack = _packing(self.d, self.A)
+        rows_i, rows_j, unpack = self._packing
         origin = None
         if centre is not None:
             origin = self.column_means
@@ -135,12 +135,12 @@ class DenseRows(Map):
 
         return product
 
-
-def _packing(d: int, like: Array) -> tuple[Array, Array, Array]:
-    """Index arrays: the pairs i <= j of columns, and where the entry (i, j) of a (d, d) matrix is among them."""
-    pairs = [(i, j) for i in range(d) for j in range(i, d)]
-    place = {pair: p for p, pair in enumerate(pairs)}
-    unpack = [place[min(i, j), max(i, j)] for i in range(d) for j in range(d)]
-    integer = namespace(like).int64
-    i, j = zip(*pairs, strict=True)
-    return B.new(i, like, dtype=integer), B.new(j, like, dtype=integer), B.new(unpack, like, dtype=integer)
+    @functools.cached_property
+    def _packing(self) -> tuple[Array, Array, Array]:
+        """Index arrays: the pairs i <= j of columns, and where the entry (i, j) of a (d, d) matrix is among them."""
+        pairs = [(i, j) for i in range(self.d) for j in range(i, self.d)]
+        place = {pair: p for p, pair in enumerate(pairs)}
+        unpack = [place[min(i, j), max(i, j)] for i in range(self.d) for j in range(self.d)]
+        integer = namespace(self.A).int64
+        i, j = zip(*pairs, strict=True)
+        return B.new(i, self.A, dtype=integer), B.new(j, self.A, dtype=integer), B.new(unpack, self.A, dtype=integer)

@@ -26,6 +26,8 @@ METHODS: dict[str, type[Method]] = {
 }
 """Every method by name."""
 
+_STATUS = {int(status): status for status in Status}
+
 WORKING_BYTES = 128 * 2**20
 """A stack is solved in parts whose vectors (n,) and matrices (d, d) fit in this many bytes together."""
 
@@ -140,7 +142,7 @@ def _assemble(
 
     x, grad = on_device("x"), on_device("grad")
     fun, gmax, threshold = host("fun"), host("gmax"), host("threshold")
-    status = [Status(int(s)) for s in host("status")]
+    status = [_STATUS[int(s)] for s in host("status")]
     common: dict[str, Any] = {
         "x": x,
         "grad": grad,
@@ -178,7 +180,7 @@ def _message(status: list[Status], gmax: list[float], threshold: list[float], to
     if len(status) == 1:
         return one(0)
     parts = []
-    for kind in Status:
+    for kind in sorted(set(status)):
         members = [i for i, s in enumerate(status) if s is kind]
         if members:
             worst = max(members, key=lambda i: gmax[i] / threshold[i] if threshold[i] else math.inf)

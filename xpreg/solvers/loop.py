@@ -12,7 +12,7 @@ from ..backend import Array, namespace
 from ..problem import Point, Problem
 from ..result import IterationRecord, Status
 from .base import Method
-from .line_search import MAX_TRIALS, Ray, Trial, grad_noise
+from .line_search import LARGEST_CHANGE, MAX_TRIALS, Ray, Trial, grad_noise
 
 THIN_OUT = 0.25
 """A stack is thinned out when this share of it has finished: the rest then costs at most a third too much."""
@@ -56,6 +56,7 @@ class Loop:
         self.point = problem.point(x)
         self.f, self.gmax = (v.copy() for v in B.read(self.point.values, largest(self.point.grads)))
         self.threshold = tol * self.gmax
+        self.reach = LARGEST_CHANGE + 0.0 * self.point.values
         self.ids = (self.f == self.f).nonzero()[0]  # 0, ..., k - 1
         self.finished = self.f != self.f
         self.stalled = self.finished.copy()
@@ -90,13 +91,13 @@ class Loop:
         known = B.peek(direction.ok)
         if known is not None and not (known | self.finished).all():
             self.repair(direction, running & ~known, stationary)
-        ray, trial, t, read = self.search(point, direction, stationary, running)
+        trial, read = self.search(point, direction, stationary, running)
 
         xp = namespace(point.x)
         f, gmax, step, flat, convex = read
         flat = (flat != 0) & running
         worse = flat & (gmax > self.gmax)
-        self.point = trial.point
+        self.point, self.reach = trial.point, trial.reach
         if worse.any():  # rounding: the old point was better
             back = B.new(worse, point.x, dtype=xp.bool)[:, None]
             x, z = xp.where(back, point.x, trial.point.x), xp.where(back, point.z, trial.point.z)
@@ -114,11 +115,11 @@ class Loop:
         self.method.repair(self.point, direction, bad, stationary)
         self.counts.nhev += direction.products - before
 
-    def search(self, point: Point, direction: Any, stationary: Any, running: Any) -> tuple[Ray, Trial, Array, list]:
+    def search(self, point: Point, direction: Any, stationary: Any, running: Any) -> tuple[Trial, list]:
         """Backtrack until every running problem accepts. One host read, when the first trial is accepted."""
         xp = namespace(point.x)
         mask = xp.ones_like(direction.ok) if running.all() else B.new(running, point.x, dtype=xp.bool)
-        ray = Ray(point, direction, mask)
+        ray = Ray(point, direction, mask, self.reach)
         t = ray.first_step()
         tries = 0
         while True:
@@ -142,7 +143,7 @@ class Loop:
                     self.repair(direction, unusable, stationary)
                     return self.search(point, direction, stationary, running)
                 if accepted.all():
-                    return ray, trial, t, read
+                    return trial, read
             t = trial.next_step
             if tries >= MAX_TRIALS:  # give up: stay there
                 t = xp.where(trial.accepted, t, xp.zeros_like(t))
@@ -183,6 +184,7 @@ class Loop:
             index = B.new(mask.nonzero()[0], self.point.x, dtype=xp.int64)
             problem = self.point.problem.take(index)
             self.point = problem.point(xp.take(self.point.x, index, axis=0), xp.take(self.point.z, index, axis=0))
+            self.reach = xp.take(self.reach, index, axis=0)
             self.method.thin(index)
 
     def record(self, nit: int, step: float, label: str) -> IterationRecord:

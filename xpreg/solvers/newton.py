@@ -14,7 +14,7 @@ SHIFT = 8.0
 singular up to rounding (a duplicate or constant column) still has a factor, and a regular one does not notice."""
 
 REPAIR_SHIFT = 1e-10
-"""Relative shift of a Gauss-Newton matrix, which is singular when n < d; 100 times more for each failed factorisation."""
+"""Relative shift of a Gauss-Newton matrix, which is singular when n < d; 100 times more after each failure."""
 
 
 class Newton(Method):
@@ -87,11 +87,9 @@ def _solve_scaled(H: Array, g: Array, shift: float) -> tuple[Array, Array]:
     tiny = largest * float(xp.finfo(H.dtype).eps)
     usable = xp.where(diagonal > tiny, diagonal, xp.where(largest > 0, largest, xp.ones_like(largest)))
     s = 1.0 / xp.sqrt(usable)
-    identity = B.eye(H.shape[-1], H)
-    H = s[:, :, None] * H * s[:, None, :] + shift * identity
-    L, ok = B.cholesky(H)
-    L, H = (xp.where(ok[:, None, None], M, identity) for M in (L, H))  # nothing singular is solved
-    return -s * B.solve_posdef(H, L, s * g), ok
+    H = s[:, :, None] * H * s[:, None, :] + shift * B.eye(H.shape[-1], H)
+    p, ok = B.solve_if_posdef(H, s * g)
+    return -s * p, ok
 
 
 # -- moving between a stack and some of its problems ----------------------------------------------

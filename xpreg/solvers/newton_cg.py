@@ -1,4 +1,4 @@
-"""Truncated Newton: conjugate gradients on Hessian-vector products at a kept z, for d where no (d, d) array is wanted."""
+"""Truncated Newton: conjugate gradients on Hessian-vector products at a kept z, without any (d, d) array."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from typing import Any, ClassVar
 
 from .. import backend as B
 from ..backend import Array, namespace
+from ..curvature import Curvature
 from ..errors import InvalidArgumentError
 from ..problem import Point
 from .base import Direction, Method
-from .newton import escape
+from .newton import escape, merge, take
 
 READ_EVERY = 8
 """Products between two looks at the residuals, where looking costs a synchronisation."""
@@ -18,8 +19,8 @@ READ_EVERY = 8
 class NewtonCG(Method):
     """Solve H p = -g up to |H p + g| <= min(0.5, sqrt(|g|/|g0|)) |g|, in variables scaled by the column norms of A.
 
-    Conjugate gradients stop at a direction of negative curvature (Nocedal and Wright, Numerical Optimization (2006),
-    algorithm 7.1). At a zero gradient they run on random right-hand sides, to see whether there is any.
+    Where they meet negative curvature, H gives way to the Gauss-Newton matrix, as in the exact method: a truncated
+    step would have no scale. At a zero gradient they run on random right-hand sides, to see whether there is any.
 
     Parameters
     ----------
@@ -36,31 +37,49 @@ class NewtonCG(Method):
 
     def direction(self, point: Point, stationary: Any) -> Direction:
         xp = namespace(point.x)
-        norms = point.problem.rows.column_norms
-        scale = 1.0 / xp.where(norms > 0, norms, xp.ones_like(norms))
-        g = scale * point.grads
-        g_norm = xp.linalg.vector_norm(g, axis=-1)
+        g_norm = xp.linalg.vector_norm(_scale(point) * point.grads, axis=-1)
         if "g0" not in self.state:
             self.state["g0"] = g_norm
-        relative = xp.sqrt(g_norm / xp.where(self.state["g0"] > 0, self.state["g0"], xp.ones_like(g_norm)))
-        forcing = xp.where(relative < 0.5, relative, 0.5 * xp.ones_like(relative))
-        probing = None
+        random = None
         if stationary.any():
             probing = B.new(stationary, point.x, dtype=xp.bool)
-            g = xp.where(probing[:, None], B.random_normal(g.shape, 0, g), g)
-            forcing = xp.where(probing, xp.zeros_like(forcing), forcing)
-        limit = self.max_products or min(2 * point.problem.d, 1000)
-        multiply = point.hessian().operator()
-        p, convex, v, curvature, products = conjugate_gradients(
-            lambda y: scale * multiply(scale * y), g, forcing, limit
-        )
-        direction = Direction(scale * p, xp.ones_like(convex), convex, label=f"cg ({products})", products=products)
-        if probing is not None:
-            v = scale * v
+            random = xp.where(probing[:, None], B.random_normal(point.x.shape, 0, point.x), point.grads)
+        p, convex, v, curvature, products = self._solve(point, point.curvature(), self.state["g0"], random)
+        direction = Direction(p, convex, convex, label=f"cg ({products})", products=products)
+        if random is not None:  # only to look for negative curvature: leave along it, or stay
             out = escape(point, xp.where(convex, xp.zeros_like(curvature), curvature), v, xp.zeros_like(curvature))
-            direction.p = xp.where(probing[:, None], out.p, direction.p)
-            direction.bend = xp.where(probing, out.bend, xp.zeros_like(g_norm)) if out.bend is not None else None
+            direction.p = xp.where(probing[:, None], out.p, p)
+            direction.bend = xp.where(probing, out.bend, xp.zeros_like(g_norm))
+            direction.ok = convex | probing
         return direction
+
+    def repair(self, point: Point, direction: Direction, bad: Any, stationary: Any) -> Direction:
+        some, g0 = take(point, bad), self.state["g0"]
+        if some is not point:
+            g0 = namespace(g0).take(g0, B.new(bad.nonzero()[0], g0, dtype=namespace(g0).int64), axis=0)
+        p, ok, _, _, products = self._solve(some, some.gauss_newton(), g0)
+        ok = namespace(ok).ones_like(ok)  # what rounding calls negative curvature of a Gauss-Newton matrix is zero
+        merge(direction, bad, Direction(p, ok, ~ok, products=products))
+        direction.label += f", gauss-newton cg ({products})"
+        return direction
+
+    def _solve(self, point: Point, curvature: Curvature, g0: Array, rhs: Array | None = None) -> tuple:
+        """Return p, convex, last direction and its curvature, and the number of products."""
+        xp = namespace(point.x)
+        scale = _scale(point)
+        g = scale * (point.grads if rhs is None else rhs)
+        relative = xp.linalg.vector_norm(scale * point.grads, axis=-1) / xp.where(g0 > 0, g0, xp.ones_like(g0))
+        forcing = xp.where(relative < 0.25, xp.sqrt(relative), 0.5 * xp.ones_like(relative))
+        multiply = point.hessian(curvature).operator()
+        limit = self.max_products or min(2 * point.problem.d, 1000)
+        p, convex, v, vHv, products = conjugate_gradients(lambda y: scale * multiply(scale * y), g, forcing, limit)
+        return scale * p, convex, scale * v, vHv, products
+
+
+def _scale(point: Point) -> Array:
+    norms = point.problem.rows.column_norms
+    xp = namespace(norms)
+    return 1.0 / xp.where(norms > 0, norms, xp.ones_like(norms))
 
 
 def conjugate_gradients(multiply: Any, g: Array, forcing: Array, limit: int) -> tuple[Array, Array, Array, Array, int]:
