@@ -1,5 +1,6 @@
 """Softmax-type regressions and two-layer exponential networks with exact second-order information."""
 
+from . import io
 from .errors import (
     DeviceMismatchError,
     DeviceNotAvailableError,
@@ -36,5 +37,6 @@ __all__ = [
     "SoftmaxRegression",
     "Status",
     "XpregError",
+    "io",
     "minimize",
 ]

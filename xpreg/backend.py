@@ -226,6 +226,11 @@ def to_numpy(x: Array) -> np.ndarray:
     return np.asarray(x)
 
 
+def to_host(x: Any) -> np.ndarray:
+    """Copy an array, or a Python number, to the host as a NumPy array."""
+    return to_numpy(x) if compat.is_array_api_obj(x) else np.asarray(x)
+
+
 def read(*values: Array) -> list[np.ndarray]:
     """Read several arrays of one shape on the host, with one synchronisation: the only way scalars leave a device.
 

@@ -6,6 +6,7 @@ import dataclasses
 import enum
 from typing import Any
 
+from . import backend as B
 from .backend import Array
 
 
@@ -99,3 +100,12 @@ class Result:
     nhev: int
     history: tuple[IterationRecord, ...] = dataclasses.field(repr=False)
     certificate: Any = dataclasses.field(default=None, repr=False)
+
+    def to_device(self, device: str | None) -> Result:
+        """Return the same result with its arrays on ``"cpu"``, ``"cuda"`` or ``"cuda:N"``."""
+        moved = {
+            name: B.to_device(getattr(self, name), device)
+            for name in ("x", "fun", "grad", "status", "converged")
+            if hasattr(getattr(self, name), "shape")
+        }
+        return dataclasses.replace(self, **moved)

@@ -9,9 +9,12 @@ from ..backend import Array, namespace
 from ..problem import Point
 from .base import Direction, Method
 
-SHIFT = 8.0
-"""The scaled Hessian (unit diagonal) gets SHIFT * d * eps on its diagonal, its own rounding error: so a Hessian that is
-singular up to rounding (a duplicate or constant column) still has a factor, and a regular one does not notice."""
+SHIFT = 2.0
+"""The scaled Hessian (unit diagonal) gets SHIFT * eps on its diagonal, less than its own rounding error."""
+
+LARGER_SHIFT = 8.0
+"""Where that has no Cholesky factor, LARGER_SHIFT * d * eps, about the rounding error, is tried before H counts as
+indefinite: so a Hessian that is singular up to rounding (a duplicate or constant column) still gives a step."""
 
 REPAIR_SHIFT = 1e-10
 """Relative shift of a Gauss-Newton matrix, which is singular when n < d; 100 times more after each failure."""
@@ -25,23 +28,29 @@ class Newton(Method):
     name: ClassVar[str] = "newton"
 
     def direction(self, point: Point, stationary: Any) -> Direction:
-        d = point.problem.d
-        H = point.hessian().dense()
-        eps = float(namespace(H).finfo(H.dtype).eps)
-        p, ok = _solve_scaled(H, point.grads, SHIFT * d * eps)
+        self.H = point.hessian().dense()
+        p, ok = _solve_scaled(self.H, point.grads, SHIFT * _eps(self.H))
         return Direction(p, ok, ok, label="newton")
 
     def repair(self, point: Point, direction: Direction, bad: Any, stationary: Any) -> Direction:
-        for mask, method, label in (
-            (bad & ~stationary, self._gauss_newton, "gauss-newton"),
-            (bad & stationary, self._escape, "negative curvature"),
+        for method, where, label in (
+            (self._shifted, bad, ""),
+            (self._gauss_newton, bad & ~stationary, "gauss-newton"),
+            (self._escape, bad & stationary, "negative curvature"),
         ):
+            mask = where & (B.to_numpy(direction.ok) == 0)
             if mask.any():
-                merge(direction, mask, method(take(point, mask)))
-                direction.label += f", {label}" if mask.size == 1 else f", {label} ({int(mask.sum())})"
+                merge(direction, mask, method(take(point, mask), mask))
+                if label:
+                    direction.label += f", {label}" if mask.size == 1 else f", {label} ({int(mask.sum())})"
         return direction
 
-    def _gauss_newton(self, point: Point) -> Direction:
+    def _shifted(self, point: Point, mask: Any) -> Direction:
+        H = _rows(self.H, mask)
+        p, ok = _solve_scaled(H, point.grads, LARGER_SHIFT * point.problem.d * _eps(H))
+        return Direction(p, ok, ok, products=0)
+
+    def _gauss_newton(self, point: Point, mask: Any) -> Direction:
         G = point.hessian(point.gauss_newton()).dense()
         shift = REPAIR_SHIFT if point.x.dtype == namespace(G).float64 else REPAIR_SHIFT**0.5
         p, ok = _solve_scaled(G, point.grads, shift)
@@ -50,9 +59,20 @@ class Newton(Method):
             p, ok = _solve_scaled(G, point.grads, shift)
         return Direction(p, ok, namespace(ok).zeros_like(ok))
 
-    def _escape(self, point: Point) -> Direction:
-        H = point.hessian().dense()
-        return escape(point, *lowest_eigenpair(H))
+    def _escape(self, point: Point, mask: Any) -> Direction:
+        direction = escape(point, *lowest_eigenpair(_rows(self.H, mask)))
+        direction.products = 0
+        return direction
+
+
+def _eps(H: Array) -> float:
+    return float(namespace(H).finfo(H.dtype).eps)
+
+
+def _rows(H: Array, mask: Any) -> Array:
+    if mask.all():
+        return H
+    return namespace(H).take(H, B.new(mask.nonzero()[0], H, dtype=namespace(H).int64), axis=0)
 
 
 def lowest_eigenpair(H: Array) -> tuple[Array, Array, Array]:
@@ -84,7 +104,7 @@ def _solve_scaled(H: Array, g: Array, shift: float) -> tuple[Array, Array]:
     xp = namespace(H)
     diagonal = xp.linalg.diagonal(H)
     largest = xp.max(xp.abs(diagonal), axis=-1, keepdims=True)
-    tiny = largest * float(xp.finfo(H.dtype).eps)
+    tiny = largest * _eps(H)
     usable = xp.where(diagonal > tiny, diagonal, xp.where(largest > 0, largest, xp.ones_like(largest)))
     s = 1.0 / xp.sqrt(usable)
     H = s[:, :, None] * H * s[:, None, :] + shift * B.eye(H.shape[-1], H)

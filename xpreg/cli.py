@@ -1,0 +1,148 @@
+"""The command line: ``xpreg solve`` and ``xpreg info``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import backend as B
+from . import io, plotting
+from .errors import DeviceNotAvailableError, XpregError
+from .progress import ProgressBar
+from .regressions import LOSSES
+from .result import IterationRecord, Result
+from .solvers import METHODS, minimize
+
+SOLVED, NOT_SOLVED, BAD_INPUT, NO_DEVICE = 0, 1, 2, 3
+
+EXIT_CODES = """\
+exit codes:
+  0  solved to the tolerance, or to the last digit of the dtype
+  1  ended otherwise (the result is written all the same, and says why)
+  2  bad input: a file, an array or an option; nothing is written
+  3  the device is not there; nothing is written
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except DeviceNotAvailableError as error:
+        print(f"xpreg: {error}", file=sys.stderr)
+        return NO_DEVICE
+    except XpregError as error:
+        print(f"xpreg: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("xpreg: interrupted; nothing was written", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="xpreg", description="Fit softmax-type regressions with exact second-order information."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    solve = commands.add_parser(
+        "solve",
+        help="solve the problem, or the stack of problems, in a file",
+        description="Solve the problem in DATA.npz: arrays A (n, d), b (n,) or (..., n), optionally weights and x0.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    solve.add_argument("data", metavar="DATA.npz", type=Path)
+    solve.add_argument("--loss", required=True, choices=LOSSES, help="the loss to fit")
+    solve.add_argument("--method", default="auto", choices=METHODS, help="default: %(default)s")
+    solve.add_argument("--device", help="cpu, cuda or cuda:N; default: cpu")
+    solve.add_argument("--tol", type=float, default=1e-8, help="relative gradient tolerance; default: %(default)s")
+    solve.add_argument("--maxiter", type=int, default=100, help="iteration limit; default: %(default)s")
+    solve.add_argument("--out", metavar="RESULT.npz", type=Path, help="write the result there")
+    solve.add_argument("--plot", metavar="PLOT.png", type=Path, help="write a convergence plot there")
+    solve.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
+    solve.set_defaults(run=_solve)
+
+    info = commands.add_parser("info", help="describe the machine and the installed libraries")
+    info.set_defaults(run=_info)
+    return parser
+
+
+def _solve(options: argparse.Namespace) -> int:
+    _check_outputs(options)
+    problem, x0, unused = io.load_problem(options.data, options.loss, device=options.device)
+    if unused:
+        print(f"xpreg: not used from {options.data}: {', '.join(unused)}", file=sys.stderr)
+    started = time.perf_counter()
+    limits = {"method": options.method, "tol": options.tol, "maxiter": options.maxiter}
+    if sys.stderr.isatty() and not options.quiet:
+        with ProgressBar(tol=options.tol, leave=False) as bar:
+            result = minimize(problem, x0, callback=bar, **limits)
+    else:
+        result = minimize(problem, x0, **limits)
+    seconds = time.perf_counter() - started
+    if options.out:
+        io.save_result(options.out, result, loss=options.loss, seconds=seconds, **limits)
+    if options.plot:
+        plotting.save_figure(plotting.plot_convergence(result, f"{options.data.name}: {problem!r}"), options.plot)
+    if not options.quiet:
+        print(summary(result, repr(problem), seconds))
+        for path in filter(None, (options.out, options.plot)):
+            print(f"written: {path}")
+    return SOLVED if result.success else NOT_SOLVED
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Find out before the work whether its results can be written."""
+    for path in filter(None, (options.out, options.plot)):
+        io.check_writable(path)
+        if path.resolve() == options.data.resolve():
+            raise XpregError(f"{path} is the input: give the output another name.")
+    if options.plot:
+        plotting.require_matplotlib()
+        if options.plot.suffix.lower() not in (".png", ".pdf", ".svg"):
+            raise XpregError(f"--plot is {options.plot}, but a name that ends in .png, .pdf or .svg is needed.")
+
+
+def _info(options: argparse.Namespace) -> int:
+    facts = B.info()
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name:<{width}}  {value}")
+    return SOLVED
+
+
+def summary(result: Result, problem: str, seconds: float) -> str:
+    """Return a readable account of a result: the first, some middle and the last iterations, and how it ended."""
+    lines = [problem, "", "  it     largest loss   largest |g|      step  left  direction"]
+    records = result.history
+    shown = [*records[:8], *records[-6:]] if len(records) > 15 else list(records)
+    for i, record in enumerate(shown):
+        if i and records.index(record) != records.index(shown[i - 1]) + 1:
+            lines.append("  ...")
+        lines.append(_row(record))
+    worst = float(B.to_host(result.fun).max())
+    lines += [
+        "",
+        f"{'solved' if result.success else 'NOT SOLVED'}: {result.message}",
+        f"loss {worst:.6g}{' (the largest)' if result.history[0].active > 1 else ''}; {result.nit} iterations, "
+        f"{result.nfev} losses, {result.ngev} gradients, {result.nhev} Hessians or products; {seconds:.3g} s",
+    ]
+    if result.certificate is not None:
+        lines += ["", str(result.certificate)]
+    return "\n".join(lines)
+
+
+def _row(record: IterationRecord) -> str:
+    return (
+        f"{record.nit:4d}  {record.fun:15.8e}  {record.grad_norm:12.3e}  {record.step:8.2g}  {record.active:4d}  "
+        f"{record.direction}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
