@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Runs every example at its quick size.
+EXTRAS="test,examples"
+. "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+work="$(mktemp -d)"
+trap 'rm -rf "$work"' EXIT
+export MPLBACKEND=Agg
+python examples/recover_attention.py --out "$work/recovered_attention.png"
