@@ -84,7 +84,7 @@ def test_solve_if_posdef_solves_what_is_positive_definite_and_names_the_rest(bac
     bad = rng.random(k) < 0.3
     bad[0] = k > 1
     H[bad] -= 3 * np.eye(6) * np.linalg.eigvalsh(H)[bad, 2, None, None]
-    p, ok = B.solve_if_posdef(backend.array(H), backend.array(g))
+    p, ok = B.solve_if_posdef(backend.array(H - 0.1 * np.eye(6)), backend.array(g), backend.array(0 * g + 0.1))
     np.testing.assert_array_equal(backend.numpy(ok), ~bad)
     want = np.linalg.solve(H, g[..., None])[..., 0]
     np.testing.assert_allclose(backend.numpy(p)[~bad], want[~bad], rtol=1e-8)

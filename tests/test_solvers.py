@@ -192,7 +192,7 @@ def test_float32_ends_at_the_best_point_of_its_precision(backend, rng, method, l
 def test_float64_with_zero_tolerance_ends_at_precision(backend, rng):
     problem, x = realisable("softmax", backend, rng)
     result = xpreg.minimize(problem, tol=0.0)
-    assert result.status == xpreg.Status.PRECISION
+    assert result.status == (xpreg.Status.PRECISION if np.any(backend.numpy(result.grad)) else xpreg.Status.CONVERGED)
     np.testing.assert_allclose(backend.numpy(result.x), x, atol=1e-11)
 
 

@@ -308,8 +308,8 @@ def solve_posdef(H: Array, L: Array, g: Array) -> Array:
     return xp.linalg.solve(H, g[..., None])[..., 0]
 
 
-def solve_if_posdef(H: Array, g: Array) -> tuple[Array, Array]:
-    """Solve ``H p = g`` for a stack H (k, d, d), g (k, d), where H is positive definite.
+def solve_if_posdef(H: Array, g: Array, ridge: Array) -> tuple[Array, Array]:
+    """Solve ``(H + diag(ridge)) p = g`` for a stack H (k, d, d), g and ridge (k, d), where that is positive definite.
 
     Returns
     -------
@@ -317,19 +317,20 @@ def solve_if_posdef(H: Array, g: Array) -> tuple[Array, Array]:
     ok : (k,) bool, whether the matrix is positive definite
     """
     if compat.is_numpy_array(H) and H.shape[0] >= max(4, H.shape[1] // 2):
-        return _solve_stack(H, g)
+        return _solve_stack(H, g, ridge)
     xp = namespace(H)
-    L, ok = cholesky(H)
     identity = eye(H.shape[-1], H)
+    H = H + ridge[:, :, None] * identity
+    L, ok = cholesky(H)
     L, H = (xp.where(ok[:, None, None], M, identity) for M in (L, H))  # nothing singular is solved
     return solve_posdef(H, L, g), ok
 
 
-SOLVE_BYTES = 2**20
+SOLVE_BYTES = 2**21
 """Matrices of a stack that are factorised together: small enough for a core's second-level cache."""
 
 
-def _solve_stack(H: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _solve_stack(H: np.ndarray, g: np.ndarray, ridge: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Cholesky and substitution with the problem axis last: every operation is one sweep over many problems.
 
     NumPy's own factorisation raises for the whole stack when one matrix is not positive definite; here its pivots
@@ -337,10 +338,12 @@ def _solve_stack(H: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     k, d = g.shape
     p, ok = np.empty_like(g), np.empty(k, dtype=bool)
+    diagonal = np.arange(d)
     step = max(16, SOLVE_BYTES // (d * d * H.itemsize))
     for start in range(0, k, step):
         part = slice(start, start + step)
         L, y = np.ascontiguousarray(np.moveaxis(H[part], 0, -1)), np.ascontiguousarray(g[part].T)
+        L[diagonal, diagonal] += ridge[part].T
         good = np.ones(y.shape[1], dtype=bool)
         with quiet():  # what follows a failed pivot is thrown away
             for j in range(d):

@@ -30,7 +30,7 @@ class SoftmaxKLPoint(SimplexPoint):
 
     def __init__(self, z: Array, b: Array):
         xp = namespace(z)
-        self.f, log_f, _ = softmax(z)
+        self.f, log_alpha, _ = softmax(z)
         self.beta = xp.sum(b, axis=-1, keepdims=True)
         self.g_z = self.beta * self.f - b
         # sum b log(b/f) = sum [b log(b/f) - b + f] for distributions; no term of the right is negative, and with
@@ -40,7 +40,7 @@ class SoftmaxKLPoint(SimplexPoint):
             safe = xp.where(positive, b, xp.ones_like(b))
             r = (self.f - b) / safe
             close = b * (r - xp.log1p(r))
-            far = b * (xp.log(safe) - log_f) - b + self.f
+            far = b * (xp.log(safe) + log_alpha - z) - b + self.f
             terms = xp.where(xp.abs(r) < 0.5, close, far)
         self.value = xp.sum(xp.where(positive, terms, self.f), axis=-1)
 

@@ -22,13 +22,14 @@ class Softmax(Head):
 
 
 def softmax(z: Array) -> tuple[Array, Array, Array]:
-    """Return f = softmax(z) over the last axis, log f, and the index (..., 1) of the largest entry."""
+    """Return f = softmax(z) over the last axis, log alpha = log sum exp(z), and the index (..., 1) of the largest z."""
     xp = namespace(z)
     top = xp.argmax(z, axis=-1, keepdims=True)
-    shifted = z - xp.take_along_axis(z, top, axis=-1)
-    u = xp.exp(shifted)
-    alpha = xp.sum(u, axis=-1, keepdims=True)
-    return u / alpha, shifted - xp.log(alpha), top
+    m = xp.take_along_axis(z, top, axis=-1)
+    f = xp.exp(z - m)
+    alpha = xp.sum(f, axis=-1, keepdims=True)
+    f /= alpha
+    return f, m + xp.log(alpha), top
 
 
 class SimplexPoint(HeadPoint):
@@ -41,7 +42,7 @@ class SimplexPoint(HeadPoint):
 
     def change(self, dz: Array) -> Array:
         """The largest deviation from the f-weighted mean: a common shift of z changes nothing."""
-        return super().change(dz - namespace(dz).sum(self.f * dz, axis=-1, keepdims=True))
+        return super().change(dz - namespace(dz).vecdot(self.f, dz)[..., None])
 
 
 class SoftmaxPoint(SimplexPoint):
@@ -55,11 +56,12 @@ class SoftmaxPoint(SimplexPoint):
         xp = namespace(z)
         self.f, _, top = softmax(z)
         c = self.f - b
-        self.value = 0.5 * xp.sum(c * c, axis=-1)
+        self.value = 0.5 * xp.vecdot(c, c)
         c_top = xp.take_along_axis(c, top, axis=-1)
-        c_rel = c - c_top
-        s_rel = xp.sum(c_rel * self.f, axis=-1, keepdims=True)
-        self.g_z = self.f * (c_rel - s_rel)  # f*(c - s)
+        c -= c_top
+        s_rel = xp.vecdot(c, self.f)[..., None]
+        c -= s_rel
+        self.g_z = self.f * c  # f*(c - s)
         self.s, self.b = c_top + s_rel, b
 
     def curvature(self) -> Curvature:

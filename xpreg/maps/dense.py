@@ -28,6 +28,7 @@ class DenseRows(Map):
     def __init__(self, A: Array):
         self.A = A
         self.n, self.d = A.shape
+        self._packed_block: tuple[slice, Array, Array] | None = None
 
     @property
     def like(self) -> Array:
@@ -95,28 +96,41 @@ class DenseRows(Map):
         so that nothing cancels when f saturates on it: the others then carry all of what is left.
         """
         xp = namespace(D)
-        rows_i, rows_j, unpack = self._packing
-        origin = None
-        if centre is not None:
-            origin = self.column_means
-            top = xp.argmax(centre, axis=-1)
-            D_top = xp.take_along_axis(D, top[:, None], axis=-1)  # (k, 1)
-            D = xp.where(B.arange(self.n, D) == top[:, None], xp.zeros_like(D_top), D)
+        rows_i, _, unpack = self._packing
+        if centre is None or mean is None:
+            packed = B.zeros((D.shape[0], rows_i.shape[0]), self.A)
+            for rows, _, products in self._packed(None):
+                packed += D[:, rows] @ products
+            return xp.reshape(xp.take(packed, unpack, axis=1), (-1, self.d, self.d))
+        origin = self.column_means
+        top = xp.argmax(centre, axis=-1)
+        D_top = xp.take_along_axis(D, top[:, None], axis=-1)  # (k, 1)
+        D = xp.where(B.arange(self.n, D) == top[:, None], xp.zeros_like(D_top), D)
         packed = B.zeros((D.shape[0], rows_i.shape[0]), self.A)
-        first_moment = B.zeros((D.shape[0], self.d), self.A)
+        moment = B.zeros((D.shape[0], self.d), self.A)
+        for rows, X, products in self._packed(origin):
+            packed += D[:, rows] @ products
+            moment += D[:, rows] @ X
+        G = xp.reshape(xp.take(packed, unpack, axis=1), (-1, self.d, self.d))
+        a_top = xp.take(self.A, top, axis=0) - mean
+        mean = mean - origin
+        half = moment - 0.5 * xp.sum(D, axis=-1, keepdims=True) * mean
+        left, right = xp.stack([half, mean, D_top * a_top], axis=1), xp.stack([-mean, -half, a_top], axis=1)
+        return G + left.mT @ right
+
+    def _packed(self, origin: Array | None) -> Iterator[tuple[slice, Array, Array]]:
+        """Yield blocks of rows, less ``origin``, and their packed products; one block is kept for the next time."""
+        if origin is not None and self._packed_block is not None:
+            yield self._packed_block
+            return
+        xp = namespace(self.A)
+        rows_i, rows_j, _ = self._packing
         for rows in self.blocks(PACKED_BYTES, rows_i.shape[0] * B.itemsize(self.A)):
             X = self.A[rows, :] if origin is None else self.A[rows, :] - origin
-            packed += D[:, rows] @ (xp.take(X, rows_i, axis=1) * xp.take(X, rows_j, axis=1))
-            if origin is not None:
-                first_moment += D[:, rows] @ X
-        G = xp.reshape(xp.take(packed, unpack, axis=1), (-1, self.d, self.d))
-        if centre is None or mean is None or origin is None:
-            return G
-        mean_top = xp.take(self.A, top, axis=0) - mean
-        mean = mean - origin
-        half = first_moment - 0.5 * xp.sum(D, axis=-1, keepdims=True) * mean
-        cross = half[:, :, None] * mean[:, None, :]
-        return G - cross - cross.mT + (D_top * mean_top)[:, :, None] * mean_top[:, None, :]
+            block = rows, X, xp.take(X, rows_i, axis=1) * xp.take(X, rows_j, axis=1)
+            if origin is not None and rows == slice(0, self.n):
+                self._packed_block = block
+            yield block
 
     def gram_operator(self, D: Array, centre: Array | None = None) -> Callable[[Array], Array]:
         mean = None if centre is None else self.adjoint(centre)

@@ -10,7 +10,7 @@ from ..problem import Point
 from .base import Direction, Method
 
 SHIFT = 2.0
-"""The scaled Hessian (unit diagonal) gets SHIFT * eps on its diagonal, less than its own rounding error."""
+"""The diagonal of the Hessian grows by SHIFT * eps of itself, less than its own rounding error."""
 
 LARGER_SHIFT = 8.0
 """Where that has no Cholesky factor, LARGER_SHIFT * d * eps, about the rounding error, is tried before H counts as
@@ -29,7 +29,7 @@ class Newton(Method):
 
     def direction(self, point: Point, stationary: Any) -> Direction:
         self.H = point.hessian().dense()
-        p, ok = _solve_scaled(self.H, point.grads, SHIFT * _eps(self.H))
+        p, ok = _solve_shifted(self.H, point.grads, SHIFT * _eps(self.H))
         return Direction(p, ok, ok, label="newton")
 
     def repair(self, point: Point, direction: Direction, bad: Any, stationary: Any) -> Direction:
@@ -47,16 +47,16 @@ class Newton(Method):
 
     def _shifted(self, point: Point, mask: Any) -> Direction:
         H = _rows(self.H, mask)
-        p, ok = _solve_scaled(H, point.grads, LARGER_SHIFT * point.problem.d * _eps(H))
+        p, ok = _solve_shifted(H, point.grads, LARGER_SHIFT * point.problem.d * _eps(H))
         return Direction(p, ok, ok, products=0)
 
     def _gauss_newton(self, point: Point, mask: Any) -> Direction:
         G = point.hessian(point.gauss_newton()).dense()
         shift = REPAIR_SHIFT if point.x.dtype == namespace(G).float64 else REPAIR_SHIFT**0.5
-        p, ok = _solve_scaled(G, point.grads, shift)
+        p, ok = _solve_shifted(G, point.grads, shift)
         while not bool(namespace(ok).all(ok)):  # rare: G is positive semidefinite up to rounding
             shift *= 100
-            p, ok = _solve_scaled(G, point.grads, shift)
+            p, ok = _solve_shifted(G, point.grads, shift)
         return Direction(p, ok, namespace(ok).zeros_like(ok))
 
     def _escape(self, point: Point, mask: Any) -> Direction:
@@ -99,17 +99,18 @@ def escape(point: Point, curvature: Array, v: Array, norm: Array) -> Direction:
     return Direction(p, xp.ones_like(negative), ~negative, bend)
 
 
-def _solve_scaled(H: Array, g: Array, shift: float) -> tuple[Array, Array]:
-    """Return -(H + shift)^-1 g in Jacobi-scaled variables, and whether H + shift is positive definite."""
+def _solve_shifted(H: Array, g: Array, shift: float) -> tuple[Array, Array]:
+    """Return -(H + shift diag(H))^-1 g, and whether that matrix is positive definite.
+
+    This is a shift of the Jacobi-scaled Hessian, which has a unit diagonal: the scale of a column of A does not matter.
+    A diagonal entry that is not positive counts as the largest one.
+    """
     xp = namespace(H)
     diagonal = xp.linalg.diagonal(H)
     largest = xp.max(xp.abs(diagonal), axis=-1, keepdims=True)
-    tiny = largest * _eps(H)
-    usable = xp.where(diagonal > tiny, diagonal, xp.where(largest > 0, largest, xp.ones_like(largest)))
-    s = 1.0 / xp.sqrt(usable)
-    H = s[:, :, None] * H * s[:, None, :] + shift * B.eye(H.shape[-1], H)
-    p, ok = B.solve_if_posdef(H, s * g)
-    return -s * p, ok
+    spare = xp.where(largest > 0, largest, xp.ones_like(largest))
+    p, ok = B.solve_if_posdef(H, g, shift * xp.where(diagonal > _eps(H) * largest, diagonal, spare))
+    return -p, ok
 
 
 # -- moving between a stack and some of its problems ----------------------------------------------
