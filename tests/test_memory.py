@@ -1,4 +1,4 @@
-"""Peak memory beyond the inputs: a few (n,) vectors, a few (d, d) matrices per problem, blocks of rows; nothing else."""
+"""Peak memory beyond the inputs: a few (n,) vectors, a few (d, d) matrices per problem, blocks of rows; no more."""
 
 import tracemalloc
 
