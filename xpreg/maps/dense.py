@@ -84,9 +84,10 @@ class DenseRows(Map):
 
     def _gram_of_one(self, D: Array, mean: Array | None) -> Array:
         G = B.zeros((self.d, self.d), self.A)
-        for rows in self.blocks():
-            X = self.A[rows, :]
-            G += B.weighted_gram(X if mean is None else X - mean, D[rows])
+        step = B.gram_rows(self.A)
+        for start in range(0, self.n, step):
+            rows = slice(start, min(start + step, self.n))
+            G += B.weighted_gram(self.A[rows, :], D[rows], mean)
         return G
 
     def _gram_of_stack(self, D: Array, centre: Array | None, mean: Array | None) -> Array:
