@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
+import os
 import platform
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -412,6 +413,11 @@ def gram_rows(X: Array) -> int:
 # random numbers: drawn on the host, so that one seed gives one sample on every device
 
 
+def generator(seed: Any) -> np.random.Generator:
+    """Return the NumPy generator of a seed (an integer, or a sequence of them); a generator is returned as it is."""
+    return np.random.default_rng(seed)
+
+
 def random_normal(shape: Sequence[int], rng: np.random.Generator | int, like: Array) -> Array:
     """Draw standard normal numbers on the host and move them beside ``like``."""
     return new(np.random.default_rng(rng).standard_normal(tuple(shape)), like)
@@ -420,6 +426,38 @@ def random_normal(shape: Sequence[int], rng: np.random.Generator | int, like: Ar
 def random_uniform(shape: Sequence[int], rng: np.random.Generator | int, like: Array) -> Array:
     """Draw uniform numbers in [0, 1) on the host and move them beside ``like``."""
     return new(np.random.default_rng(rng).random(tuple(shape)), like)
+
+
+def random_permutation(n: int, rng: Any, like: Array) -> Array:
+    """Draw a permutation of 0, ..., n-1 on the host and move it beside ``like``. ``rng``: a Generator or a seed."""
+    return new(np.random.default_rng(rng).permutation(n), like, dtype=namespace(like).int64)
+
+
+# ---------------------------------------------------------------------------------------------
+
+
+def free_memory(like: Array) -> int | None:
+    """Return the bytes that are free where ``like`` lives, or None where the platform does not say."""
+    if compat.is_cupy_array(like):
+        with like.device:
+            return int(like.device.mem_info[0]) + int(_cupy().get_default_memory_pool().free_bytes())
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + _page_cache()
+    except (AttributeError, OSError, ValueError):  # Windows; macOS
+        return None
+
+
+def _page_cache() -> int:
+    """Bytes of the file cache, which Linux gives up for those who ask."""
+    with contextlib.suppress(OSError), open("/proc/meminfo") as lines:
+        facts = {name: int(value.split()[0]) * 1024 for name, value in (line.split(":") for line in lines)}
+        return max(0, facts["MemAvailable"] - facts["MemFree"])
+    return 0
+
+
+def scratch(target: str | None, dtype: str) -> Array:
+    """Return an empty array on device ``target`` (None: NumPy): something to create other arrays beside."""
+    return to_device(np.empty(0, dtype=dtype), target)
 
 
 # ---------------------------------------------------------------------------------------------
