@@ -1,0 +1,9 @@
+"""Two-layer exponential and softmax networks, their tangent kernels, and training."""
+
+from .exponential import ExpNetwork
+from .memory import Footprint
+from .result import TrainRecord, TrainResult, TrainStatus
+from .softmax import SoftmaxNetwork
+from .training import train
+
+__all__ = ["ExpNetwork", "Footprint", "SoftmaxNetwork", "TrainRecord", "TrainResult", "TrainStatus", "train"]

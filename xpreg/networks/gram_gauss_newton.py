@@ -1,0 +1,183 @@
+"""Gram-Gauss-Newton: a k n x k n solve with the tangent kernel instead of a d m x d m one."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .. import backend as B
+from ..backend import Array
+from ..errors import InvalidArgumentError
+from . import kernels, memory
+from .gradient_descent import HALVINGS, Move
+from .linearise import Linearisation
+from .network import TwoLayerNetwork
+from .result import NAN, TrainStatus
+
+DENSE_LIMIT = 10_000
+"""Largest k n that ``gram="auto"`` factorises: beyond, the cube of it outweighs the products of an iterative solve."""
+
+ARMIJO = 1e-4
+"""Fraction of the linear decrease that a step must give (Nocedal and Wright, section 3.1)."""
+
+CG_TOL = 1e-3
+"""Relative residual of the inner solve, times the outer relative residual below 1: a superlinear outer rate
+(Dembo, Eisenstat and Steihaug 1982)."""
+
+CG_MAXITER = 1000
+
+
+class GramGaussNewton:
+    """W <- W - t J^T alpha,  (m H + damping * mean diagonal) alpha = F - y,  t from 1 by halving.
+
+    Cholesky where the kernel fits, else conjugate gradients on products with J^T and J. A kernel that is not
+    positive definite to working precision gets the smallest ridge that makes it so, which the records show.
+    """
+
+    def __init__(
+        self,
+        network: TwoLayerNetwork,
+        X: Array,
+        Y: Array,
+        *,
+        step: float | None,
+        damping: float,
+        gram: str,
+        max_bytes: int | None,
+    ) -> None:
+        if gram not in ("auto", "cholesky", "cg"):
+            raise InvalidArgumentError(f"gram is {gram!r}, but 'auto', 'cholesky' or 'cg' is needed.")
+        self.X, self.Y, self.step, self.damping, self.max_bytes = X, Y, step or 1.0, damping, max_bytes
+        needed, size = network.footprint(X.shape[0]).gram_bytes, network.k * X.shape[0]
+        available = memory.limit(X, max_bytes)
+        fits = available is None or needed <= available
+        if gram == "cholesky":
+            memory.require(needed, X, what=f"the kernel (k n = {size}) and its factor", remedy="gram='cg'",
+                           max_bytes=max_bytes)  # fmt: skip
+        self.dense = gram == "cholesky" or (gram == "auto" and fits and size <= DENSE_LIMIT)
+        self.ridge = self.first = 0.0
+        if not damping:
+            _require_distinct(X)
+            if size > network.n_parameters:
+                raise InvalidArgumentError(
+                    f"k n is {size} but d m is {network.n_parameters}: the kernel of more targets than parameters is "
+                    f"singular. Take m >= {-(-size // network.d)}, or pass damping > 0."
+                )
+
+    def start(self, network: TwoLayerNetwork) -> Move:
+        """Evaluate the start."""
+        self.at, self.R, self.g, numbers = self._evaluate(network)
+        self.first = self.first or math.sqrt(2 * numbers[0])
+        return Move(network, *numbers)
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs, beside the weights."""
+        return {"ridge": self.ridge, "first": self.first}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over the state of an earlier run."""
+        self.ridge, self.first = state["ridge"], state["first"]
+
+    def advance(self, network: TwoLayerNetwork, nit: int, loss: float) -> Move:
+        """Do one iteration from ``network``, whose loss is given."""
+        xp, inner = B.namespace(self.X), NAN
+        if self.dense:
+            alpha = self._solve_dense(network)
+            if alpha is None:
+                return Move(network, loss, status=TrainStatus.SINGULAR)
+            D = self.at.pull(alpha)
+        else:
+            D, inner = self._solve_cg(math.sqrt(2 * loss))
+        slope, t = -float(B.read(xp.sum(self.g * D))[0]), self.step
+        for _ in range(HALVINGS):
+            trial = network.with_weights(network.W - t * D)
+            at, R, g, (loss_t, grad_norm) = self._evaluate(trial)
+            if loss_t <= loss + ARMIJO * t * slope and loss_t < loss:
+                self.at, self.R, self.g = at, R, g
+                return Move(trial, loss_t, grad_norm, t, self.damping + self.ridge, inner)
+            t /= 2
+        return Move(network, loss, status=TrainStatus.SINGULAR if self.ridge else TrainStatus.STALLED)
+
+    def _evaluate(self, network: TwoLayerNetwork) -> Any:
+        xp = B.namespace(self.X)
+        at = Linearisation(network, self.X, keep=True)
+        R = at.predict() - self.Y
+        g = at.pull(R)
+        return at, R, g, [float(v) for v in B.read(0.5 * xp.sum(R * R), xp.max(xp.abs(g)))]
+
+    def _solve_dense(self, network: TwoLayerNetwork) -> Array | None:
+        """Alpha (n, k), or None when no reasonable ridge makes the kernel positive definite."""
+        xp = B.namespace(self.X)
+        n, k = self.R.shape
+        H = kernels.compute(kernels.TangentKernel(network), self.X, None, None, self.max_bytes)
+        mean_diagonal = xp.mean(xp.linalg.diagonal(H))
+        eps = float(xp.finfo(H.dtype).eps)
+        while self.ridge < 1e-2:
+            ridged = self.damping + self.ridge
+            K = H + (ridged * mean_diagonal) * B.eye(k * n, H) if ridged else H
+            L, ok = B.cholesky(K)
+            if B.read(ok)[0]:
+                r = xp.reshape(self.R.T, (k * n,)) / network.m
+                return xp.reshape(B.solve_posdef(K, L, r), (k, n)).T
+            self.ridge = 100 * self.ridge if self.ridge else 10 * eps * k * n
+        return None
+
+    def _solve_cg(self, residual: float) -> tuple[Array, int]:
+        """D (d, m) by conjugate gradients on min |J D - R|^2 + ridge |D|^2, and the iterations it took.
+
+        From D = 0 their limit is J^T (J J^T + ridge)^-1 R. |J D - R| falls in every iteration, so that stopping
+        early still gives a descent direction (conjugate gradients on the kernel itself would not).
+        """
+        xp = B.namespace(self.X)
+        ridge = self.damping * self._mean_diagonal() if self.damping else 0.0
+        tol = CG_TOL * min(1.0, residual / self.first)
+        D, R, S = 0.0 * self.g, self.R, self.g
+        Q, gamma = S, xp.sum(S * S)
+        target_R, target_S = tol**2 * xp.sum(R * R), tol**4 * gamma
+        for iteration in range(1, CG_MAXITER + 1):
+            JQ = self.at.push(Q)
+            t = gamma / (xp.sum(JQ * JQ) + ridge * xp.sum(Q * Q))
+            D, R = D + t * Q, R - t * JQ
+            S = self.at.pull(R) - ridge * D
+            gamma, previous = xp.sum(S * S), gamma
+            if B.read(xp.astype((xp.sum(R * R) <= target_R) | ~(gamma > target_S), gamma.dtype))[0]:
+                break
+            Q = S + (gamma / previous) * Q
+        return D, iteration
+
+    def _mean_diagonal(self) -> Array:
+        """Mean diagonal of J J^T: sum_l |P_{l,i}|^2 |x_i|^2 over k n."""
+        xp, k = B.namespace(self.X), self.at.network.k
+        total = B.zeros((), self.X)
+        for block in self.at.blocks():
+            q = xp.sum(block.X * block.X, axis=1)[:, None]
+            for l in range(k):
+                P = self.at.pull_block(block, xp.broadcast_to(B.eye(k, self.X)[l, :], (block.X.shape[0], k)))
+                total = total + xp.sum(P * P * q)
+        return total / (k * self.X.shape[0])
+
+
+def _require_distinct(X: Array) -> None:
+    """Require distinct nonzero rows: else the tangent kernel is singular."""
+    xp = B.namespace(X)
+    # equal rows have equal random projections, so that sorting by them brings equal rows together
+    key = xp.sum(X * B.random_normal((1, X.shape[1]), 0, X), axis=1)
+    order = xp.argsort(key)
+    sorted_X = xp.take(X, order, axis=0)
+    equal = xp.all(sorted_X[1:, :] == sorted_X[:-1, :], axis=1)
+    zero = xp.all(X == 0.0, axis=1)
+    counts = (xp.sum(xp.astype(rows, xp.int64)) for rows in (equal, zero))
+    count_equal, count_zero = (int(v) for v in B.read(*counts))
+    if count_zero:
+        raise InvalidArgumentError(
+            f"X has {count_zero} zero row(s), the first at {int(B.read(xp.argmax(xp.astype(zero, xp.int64)))[0])}: their "
+            "tangent kernel is zero, and no weight changes their prediction. Remove them, append a constant column, "
+            "or pass damping > 0."
+        )
+    if count_equal:
+        at = int(B.read(xp.argmax(xp.astype(equal, xp.int64)))[0])
+        first, second = sorted(int(v) for v in B.to_numpy(order[at : at + 2]))
+        raise InvalidArgumentError(
+            f"X has {count_equal} row(s) that equal another one, for example rows {first} and {second}: their tangent "
+            "kernel is singular. Merge them (with the mean of their targets), or pass damping > 0."
+        )

@@ -1,0 +1,132 @@
+"""A network and its derivative at its weights, over blocks of points: F, J D, J^T V and the responses P."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from .. import backend as B
+from ..backend import Array
+from .memory import itemsize
+
+if TYPE_CHECKING:
+    from .network import TwoLayerNetwork
+
+BLOCK_BYTES = 4 * 2**20
+"""Bytes of one (points, m) array on the host: several of them stay in cache."""
+
+DEVICE_BLOCK_BYTES = 256 * 2**20
+"""The same on a GPU, where launches cost more than memory traffic."""
+
+KEEP_BYTES = 256 * 2**20
+"""Exponentials up to this size are kept between products with J and J^T instead of being computed again."""
+
+
+class Block(NamedTuple):
+    """Some points, their exponentials E (rows, m) and T = E C (rows, c)."""
+
+    rows: slice
+    X: Array
+    E: Array
+    T: Array
+
+
+def row_slices(n: int, rows: int) -> list[slice]:
+    """Cut 0..n into the fewest slices of at most ``rows``, all of nearly the same length."""
+    parts = -(-n // max(1, rows))
+    bounds = [n * p // parts for p in range(parts + 1)]
+    return [slice(low, high) for low, high in itertools.pairwise(bounds)]
+
+
+def block_slices(X: Array, m: int) -> list[slice]:
+    """Cut the points into blocks whose (points, m) arrays are worth computing at once."""
+    block_bytes = BLOCK_BYTES if B.has_free_masks(X) else DEVICE_BLOCK_BYTES
+    return row_slices(X.shape[0], max(8, block_bytes // (m * itemsize(X))))
+
+
+class Linearisation:
+    """The network at its weights on the points X (n, d); ``keep`` holds E and T when they are small enough.
+
+    Nothing here checks its arguments or its results, and nothing synchronises.
+    """
+
+    def __init__(self, network: TwoLayerNetwork, X: Array, *, keep: bool = False) -> None:
+        self.network, self.X = network, X
+        self._slices = block_slices(X, network.m)
+        self._kept: list[Block] | None = None
+        if keep and X.shape[0] * network.m * itemsize(X) <= KEEP_BYTES:
+            self._kept = [self._block(rows) for rows in self._slices]
+
+    def _block(self, rows: slice) -> Block:
+        X = self.X[rows, :]
+        E = self.network._exponentials(X @ self.network.W)
+        return Block(rows, X, E, E @ self.network._C)
+
+    def blocks(self) -> Iterator[Block]:
+        """Go through the points."""
+        return iter(self._kept) if self._kept is not None else map(self._block, self._slices)
+
+    def predict(self) -> Array:
+        """F (n, k)."""
+        return self._concat([self.network._readout(block.T) for block in self.blocks()])
+
+    def push(self, D: Array) -> Array:
+        """J D (n, k) for D (d, m): the change of F along a change D of the weights."""
+        C, dF = self.network._C, []
+        for block in self.blocks():
+            EdZ = block.X @ D
+            EdZ *= block.E
+            dF.append(self.network._readout_jvp(block.T, EdZ @ C))
+        return self._concat(dF)
+
+    def pull(self, V: Array) -> Array:
+        """J^T V (d, m) for V (n, k)."""
+        total = None
+        for block in self.blocks():
+            part = block.X.T @ self.pull_block(block, V[block.rows, :])
+            total = part if total is None else total + part
+        return total
+
+    def pull_block(self, block: Block, V: Array) -> Array:
+        """sum_l V_il P_{l,i,r} (rows, m): the gradient of <V, F> with respect to Z = X W."""
+        G = self.network._readout_vjp(block.T, V) @ self.network._C.T
+        G *= block.E
+        return G
+
+    def kernel_product(self, v: Array) -> Array:
+        """H v = J J^T v / m for v (n, k)."""
+        return self.push(self.pull(v)) / self.network.m
+
+    def _concat(self, parts: list[Array]) -> Array:
+        return parts[0] if len(parts) == 1 else B.namespace(self.X).concat(parts, axis=0)
+
+
+def responses(network: TwoLayerNetwork, X: Array) -> Array:
+    """P (k n, m): row (l, i) is the derivative of output l at point i with respect to <w_r, x_i>."""
+    xp = B.namespace(X)
+    at = Linearisation(network, X)
+    outputs = B.eye(network.k, X)
+    parts = [
+        xp.stack(
+            [
+                at.pull_block(block, xp.broadcast_to(outputs[l, :], (block.X.shape[0], network.k)))
+                for l in range(network.k)
+            ]
+        )
+        for block in at.blocks()
+    ]
+    P = parts[0] if len(parts) == 1 else xp.concat(parts, axis=1)
+    return xp.reshape(P, (-1, network.m))
+
+
+def loss_and_grad(network: TwoLayerNetwork, X: Array, Y: Array) -> tuple[Array, Array]:
+    """0.5 sum (F - Y)^2 and its gradient (d, m) for targets Y (n, k), in one pass over the points."""
+    xp = B.namespace(X)
+    at = Linearisation(network, X)
+    loss, g = None, None
+    for block in at.blocks():
+        R = network._readout(block.T) - Y[block.rows, :]
+        part_loss, part_g = 0.5 * xp.sum(R * R), block.X.T @ at.pull_block(block, R)
+        loss, g = (part_loss, part_g) if loss is None else (loss + part_loss, g + part_g)
+    return loss, g
