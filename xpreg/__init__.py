@@ -9,6 +9,7 @@ from .errors import (
     NotEnoughMemoryError,
     XpregError,
 )
+from .networks import ExpNetwork, SoftmaxNetwork, TrainResult, TrainStatus, train
 from .problem import Point, Problem
 from .regressions import (
     CoshRegression,
@@ -25,6 +26,7 @@ __all__ = [
     "DeviceMismatchError",
     "DeviceNotAvailableError",
     "DomainError",
+    "ExpNetwork",
     "ExpRegression",
     "InvalidArgumentError",
     "IterationRecord",
@@ -34,9 +36,13 @@ __all__ = [
     "ResNetSoftmaxRegression",
     "Result",
     "SinhRegression",
+    "SoftmaxNetwork",
     "SoftmaxRegression",
     "Status",
+    "TrainResult",
+    "TrainStatus",
     "XpregError",
     "io",
     "minimize",
+    "train",
 ]
