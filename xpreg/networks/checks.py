@@ -60,6 +60,31 @@ def points(network: TwoLayerNetwork, *, X: Array, y: Array | None = None, names:
             raise InvalidArgumentError(f"{name} has entries that are NaN or infinite, but finite numbers are needed.")
 
 
+def distinct(X: Array) -> None:
+    """Require distinct nonzero rows: else the tangent kernel is singular."""
+    xp = B.namespace(X)
+    # equal rows have equal random projections, so that sorting by them brings equal rows together
+    order = xp.argsort(xp.sum(X * B.random_normal((1, X.shape[1]), 0, X), axis=1))
+    ordered = xp.take(X, order, axis=0)
+    zero, equal = (
+        xp.astype(rows, xp.int64)
+        for rows in (xp.all(X == 0.0, axis=1), xp.all(ordered[1:, :] == ordered[:-1, :], axis=1))
+    )
+    zeros, pairs = (int(v) for v in B.read(xp.sum(zero), xp.sum(equal)))
+    if zeros:
+        raise InvalidArgumentError(
+            f"X has {zeros} zero row(s), the first is row {int(B.read(xp.argmax(zero))[0])}: their tangent kernel is "
+            "zero, and no weight changes their prediction. Remove them, append a constant column, or pass damping > 0."
+        )
+    if pairs:
+        at = int(B.read(xp.argmax(equal))[0])
+        first, second = sorted(int(v) for v in B.to_numpy(order[at : at + 2]))
+        raise InvalidArgumentError(
+            f"X has {pairs} row(s) that equal another one, for example rows {first} and {second}: their tangent "
+            "kernel is singular. Merge them (with the mean of their targets), or pass damping > 0."
+        )
+
+
 def largest_exponent(x: Array) -> float:
     """Return the largest t for which exp(t) is finite in the dtype of ``x``."""
     return math.log(float(B.namespace(x).finfo(x.dtype).max))

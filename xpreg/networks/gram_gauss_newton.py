@@ -8,7 +8,7 @@ from typing import Any
 from .. import backend as B
 from ..backend import Array
 from ..errors import InvalidArgumentError
-from . import kernels, memory
+from . import checks, kernels, memory
 from .gradient_descent import HALVINGS, Move
 from .linearise import Linearisation
 from .network import TwoLayerNetwork
@@ -57,7 +57,7 @@ class GramGaussNewton:
         self.dense = gram == "cholesky" or (gram == "auto" and fits and size <= DENSE_LIMIT)
         self.ridge = self.first = 0.0
         if not damping:
-            _require_distinct(X)
+            checks.distinct(X)
             if size > network.n_parameters:
                 raise InvalidArgumentError(
                     f"k n is {size} but d m is {network.n_parameters}: the kernel of more targets than parameters is "
@@ -134,7 +134,9 @@ class GramGaussNewton:
         D, R, S = 0.0 * self.g, self.R, self.g
         Q, gamma = S, xp.sum(S * S)
         target_R, target_S = tol**2 * xp.sum(R * R), tol**4 * gamma
-        for iteration in range(1, CG_MAXITER + 1):
+        iterations = 0
+        while iterations < CG_MAXITER:
+            iterations += 1
             JQ = self.at.push(Q)
             t = gamma / (xp.sum(JQ * JQ) + ridge * xp.sum(Q * Q))
             D, R = D + t * Q, R - t * JQ
@@ -143,7 +145,7 @@ class GramGaussNewton:
             if B.read(xp.astype((xp.sum(R * R) <= target_R) | ~(gamma > target_S), gamma.dtype))[0]:
                 break
             Q = S + (gamma / previous) * Q
-        return D, iteration
+        return D, iterations
 
     def _mean_diagonal(self) -> Array:
         """Mean diagonal of J J^T: sum_l |P_{l,i}|^2 |x_i|^2 over k n."""
@@ -155,29 +157,3 @@ class GramGaussNewton:
                 P = self.at.pull_block(block, xp.broadcast_to(B.eye(k, self.X)[l, :], (block.X.shape[0], k)))
                 total = total + xp.sum(P * P * q)
         return total / (k * self.X.shape[0])
-
-
-def _require_distinct(X: Array) -> None:
-    """Require distinct nonzero rows: else the tangent kernel is singular."""
-    xp = B.namespace(X)
-    # equal rows have equal random projections, so that sorting by them brings equal rows together
-    key = xp.sum(X * B.random_normal((1, X.shape[1]), 0, X), axis=1)
-    order = xp.argsort(key)
-    sorted_X = xp.take(X, order, axis=0)
-    equal = xp.all(sorted_X[1:, :] == sorted_X[:-1, :], axis=1)
-    zero = xp.all(X == 0.0, axis=1)
-    counts = (xp.sum(xp.astype(rows, xp.int64)) for rows in (equal, zero))
-    count_equal, count_zero = (int(v) for v in B.read(*counts))
-    if count_zero:
-        raise InvalidArgumentError(
-            f"X has {count_zero} zero row(s), the first at {int(B.read(xp.argmax(xp.astype(zero, xp.int64)))[0])}: their "
-            "tangent kernel is zero, and no weight changes their prediction. Remove them, append a constant column, "
-            "or pass damping > 0."
-        )
-    if count_equal:
-        at = int(B.read(xp.argmax(xp.astype(equal, xp.int64)))[0])
-        first, second = sorted(int(v) for v in B.to_numpy(order[at : at + 2]))
-        raise InvalidArgumentError(
-            f"X has {count_equal} row(s) that equal another one, for example rows {first} and {second}: their tangent "
-            "kernel is singular. Merge them (with the mean of their targets), or pass damping > 0."
-        )

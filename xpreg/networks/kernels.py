@@ -41,6 +41,8 @@ class TangentKernel:
         k = self.network.k
         H = B.namespace(X1).reshape(P1 @ P2.T, (k, X1.shape[0], k, X2.shape[0]))
         H *= ((X1 @ X2.T) / self.network.m)[None, :, None, :]
+        if P1 is P2 and not B.has_free_masks(X1):  # elsewhere P P^T may differ from its transpose in the last digit
+            H = 0.5 * (H + B.namespace(X1).permute_dims(H, (2, 3, 0, 1)))
         return H
 
 

@@ -163,6 +163,7 @@ class _Run:
         self.X, self.Y, self.method, self.validation, self.tracker = X, Y, method, validation, tracker
         self.history: list[TrainRecord] = []
         self.best_nit, self.begun = 0, time.perf_counter()
+        self.told = 0  # records that the callback of an earlier run has seen
 
     def start(self) -> None:
         move = self.method.start(self.network)
@@ -174,7 +175,7 @@ class _Run:
         while True:
             record = self.history[-1]
             try:
-                if callback is not None:
+                if callback is not None and len(self.history) > self.told:
                     callback(record)
             except StopIteration:
                 return TrainStatus.STOPPED
@@ -248,7 +249,7 @@ class _Run:
     def restore(self, state: dict[str, Any]) -> None:
         self.history = [TrainRecord(int(nit), *rest) for nit, *rest in state["history"]]
         self.network, self.best = (self.initial.with_weights(state[name]) for name in ("W", "best_W"))
-        self.best_nit = state["best_nit"]
+        self.best_nit, self.told = state["best_nit"], len(self.history)
         self.begun -= self.history[-1].seconds
         self.method.restore(state["method"])
         self.method.start(self.network)
