@@ -41,7 +41,7 @@ class TangentKernel:
         k = self.network.k
         H = B.namespace(X1).reshape(P1 @ P2.T, (k, X1.shape[0], k, X2.shape[0]))
         H *= ((X1 @ X2.T) / self.network.m)[None, :, None, :]
-        if P1 is P2 and not B.has_free_masks(X1):  # elsewhere P P^T may differ from its transpose in the last digit
+        if P1 is P2 and B.peek(X1) is None:  # elsewhere P P^T may differ from its transpose in the last digit
             H = 0.5 * (H + B.namespace(X1).permute_dims(H, (2, 3, 0, 1)))
         return H
 
@@ -92,7 +92,7 @@ def plan(kernel: Kernel, X: Array, n: int, n2: int, max_bytes: int | None, *, re
     NotEnoughMemoryError
         Not even the result and tiles of one point fit.
     """
-    k, width, size = kernel.network.k, kernel.width, memory.itemsize(X)
+    k, width, size = kernel.network.k, kernel.width, B.itemsize(X)
     result_bytes = k * n * k * n2 * size if result else 0
 
     def work(rows: int, kept: int) -> int:

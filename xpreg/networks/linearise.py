@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .. import backend as B
 from ..backend import Array
-from .memory import itemsize
 
 if TYPE_CHECKING:
     from .network import TwoLayerNetwork
@@ -41,8 +40,8 @@ def row_slices(n: int, rows: int) -> list[slice]:
 
 def block_slices(X: Array, m: int) -> list[slice]:
     """Cut the points into blocks whose (points, m) arrays are worth computing at once."""
-    block_bytes = BLOCK_BYTES if B.has_free_masks(X) else DEVICE_BLOCK_BYTES
-    return row_slices(X.shape[0], max(8, block_bytes // (m * itemsize(X))))
+    block_bytes = DEVICE_BLOCK_BYTES if B.peek(X) is None else BLOCK_BYTES
+    return row_slices(X.shape[0], max(8, block_bytes // (m * B.itemsize(X))))
 
 
 class Linearisation:
@@ -55,7 +54,7 @@ class Linearisation:
         self.network, self.X = network, X
         self._slices = block_slices(X, network.m)
         self._kept: list[Block] | None = None
-        if keep and X.shape[0] * network.m * itemsize(X) <= KEEP_BYTES:
+        if keep and X.shape[0] * network.m * B.itemsize(X) <= KEEP_BYTES:
             self._kept = [self._block(rows) for rows in self._slices]
 
     def _block(self, rows: slice) -> Block:

@@ -42,11 +42,6 @@ def footprint(d: int, m: int, k: int, n: int, n2: int | None = None, *, itemsize
     )
 
 
-def itemsize(x: Array) -> int:
-    """Bytes of one element of a real floating array."""
-    return B.namespace(x).finfo(x.dtype).bits // 8
-
-
 def text(nbytes: float) -> str:
     """Write a number of bytes for people: "1.5 GiB"."""
     if nbytes < 1024:

@@ -88,7 +88,7 @@ class TwoLayerNetwork(abc.ABC):
 
     def footprint(self, n: int, n2: int | None = None) -> memory.Footprint:
         """Count parameters and bytes of the network on n points, before anything is computed."""
-        return memory.footprint(self.d, self.m, self.k, n, n2, itemsize=memory.itemsize(self.W))
+        return memory.footprint(self.d, self.m, self.k, n, n2, itemsize=B.itemsize(self.W))
 
     def __repr__(self) -> str:
         sizes = f"d={self.d}, m={self.m}" + ("" if self._one_output else f", k={self.k}")
