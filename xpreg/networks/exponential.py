@@ -64,7 +64,7 @@ class ExpNetwork(TwoLayerNetwork):
         ----------
         d, m : inputs and neurons
         sigma : standard deviation of the weights
-        pairs : duplicate every neuron with the opposite sign, so that F(0) = 0 (m must be even)
+        pairs : duplicate every neuron with the opposite sign, so that F(0) = 0 to rounding (m must be even)
         seed : of the random numbers, which are drawn on the host: one seed, one network, on every device
         device : where the network lives; NumPy when neither it nor ``like`` is given
         like : an array whose library, device and dtype the network takes

@@ -79,8 +79,9 @@ def compute(kernel: Kernel, X: Array, X2: Array | None, out: Any, max_bytes: int
         out = B.zeros((k * n, k * n2), X)
     else:
         _check_out(out, X, (k * n, k * n2))
-    finite = _fill(kernel, X, X2, out, rows, keep)
-    network._require_finite(X, finite)
+    (finite,) = B.read(_fill(kernel, X, X2, out, rows, keep))
+    if not finite:
+        raise network._overflow(X)
     return out
 
 

@@ -18,6 +18,9 @@ BLOCK_BYTES = 4 * 2**20
 DEVICE_BLOCK_BYTES = 256 * 2**20
 """The same on a GPU, where launches cost more than memory traffic."""
 
+LEAST_ROWS = 64
+"""Fewer points at once would make every product a slow thin one."""
+
 KEEP_BYTES = 256 * 2**20
 """Exponentials up to this size are kept between products with J and J^T instead of being computed again."""
 
@@ -41,7 +44,7 @@ def row_slices(n: int, rows: int) -> list[slice]:
 def block_slices(X: Array, m: int) -> list[slice]:
     """Cut the points into blocks whose (points, m) arrays are worth computing at once."""
     block_bytes = DEVICE_BLOCK_BYTES if B.peek(X) is None else BLOCK_BYTES
-    return row_slices(X.shape[0], max(8, block_bytes // (m * B.itemsize(X))))
+    return row_slices(X.shape[0], max(LEAST_ROWS, block_bytes // (m * B.itemsize(X))))
 
 
 class Linearisation:

@@ -237,10 +237,13 @@ class TwoLayerNetwork(abc.ABC):
 
     def _require_finite(self, X: Array, *results: Array) -> None:
         xp = B.namespace(X)
-        if all(B.read(*(xp.all(xp.isfinite(r)) for r in results))):
-            return
+        if not all(B.read(*(xp.all(xp.isfinite(r)) for r in results))):
+            raise self._overflow(X)
+
+    def _overflow(self, X: Array) -> DomainError:
+        xp = B.namespace(X)
         (largest,) = B.read(xp.max(X @ self.W))
-        raise DomainError(
+        return DomainError(
             f"{type(self).__name__} overflows {X.dtype}: the largest activation max_ir <w_r, x_i> is {largest:.4g} "
             f"(exp stays finite below {checks.largest_exponent(X):.4g}, products of two below half of it). "
             "Scale the points X down, use a smaller sigma, or float64."

@@ -168,7 +168,7 @@ class _Run:
     def start(self) -> None:
         move = self.method.start(self.network)
         if not math.isfinite(move.loss):
-            self.network._require_finite(self.X, B.full((), move.loss, self.X))
+            raise self.network._overflow(self.X)
         self.history.append(self._record(move, 0))
 
     def loop(self, maxiter, tol, patience, callback, saver, checkpoint_every) -> TrainStatus:
