@@ -1,4 +1,4 @@
-"""Two-layer networks: values, gradients, kernels - against formulas written out for complex weights, and Monte Carlo."""
+"""Two-layer networks: values, gradients, kernels, against formulas for complex weights and Monte Carlo."""
 
 import tracemalloc
 

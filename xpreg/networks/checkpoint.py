@@ -63,7 +63,7 @@ class Checkpoint:
         if not self.path.exists():
             raise InvalidArgumentError(f"checkpoint {str(self.path)!r} does not exist: start with resume=False.")
         try:
-            with np.load(self.path, allow_pickle=False) as file:
+            with open(self.path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
                 data = {name: file[name] for name in file.files}
             meta = json.loads(str(data["meta"]))
         except (ValueError, KeyError, OSError, zipfile.BadZipFile, EOFError) as error:

@@ -39,6 +39,9 @@ class GradientDescent:
     halves the step. A step from the caller is taken as it is.
     """
 
+    noisy = False
+    """Whether recorded losses are estimates, by which networks cannot be ranked."""
+
     def __init__(self, X: Array, Y: Array, *, step: float | None, momentum: float, seed: int) -> None:
         self.X, self.Y, self.momentum, self.seed = X, Y, momentum, seed
         self.automatic, self.step = step is None, step or 0.0
@@ -64,7 +67,7 @@ class GradientDescent:
 
     def advance(self, network: TwoLayerNetwork, nit: int, loss: float) -> Move:
         """Do one iteration from ``network``, whose loss is given."""
-        g = self._g
+        g, first_step = self._g, self.step
         for _ in range(HALVINGS):
             V = -self.step * g if self.V is None else self.momentum * self.V - self.step * g
             move = self._evaluate(network.with_weights(network.W + V))
@@ -74,7 +77,8 @@ class GradientDescent:
             if self.V is None:
                 self.step /= 2
             self.V = None
-        return Move(network, loss, status=TrainStatus.STALLED)
+        decrease = first_step * float(B.read(B.namespace(g).sum(g * g))[0])
+        return Move(network, loss, status=stuck(loss, decrease, g))
 
     def _evaluate(self, network: TwoLayerNetwork) -> Move:
         xp = B.namespace(self.X)
@@ -91,6 +95,8 @@ class BatchGradientDescent(GradientDescent):
     its batches' losses, each at the weights that it met: it costs no further pass, and one synchronisation.
     """
 
+    noisy = True
+
     def __init__(self, X: Array, Y: Array, *, batch_size: int, **options: Any) -> None:
         super().__init__(X, Y, **options)
         self.batch_size = batch_size
@@ -99,7 +105,7 @@ class BatchGradientDescent(GradientDescent):
         xp, n = B.namespace(self.X), self.X.shape[0]
         order = B.random_permutation(n, (self.seed, epoch), self.X)
         for low in range(0, n, self.batch_size):
-            rows = order[low : low + self.batch_size]
+            rows = order[low : min(n, low + self.batch_size)]
             yield xp.take(self.X, rows, axis=0), xp.take(self.Y, rows, axis=0)
 
     def start(self, network: TwoLayerNetwork) -> Move:
@@ -134,6 +140,12 @@ class BatchGradientDescent(GradientDescent):
         self.V = V
         (total,) = B.read(total)
         return Move(network.with_weights(W), float(total), NAN, self.step)
+
+
+def stuck(loss: float, decrease: float, like: Array) -> TrainStatus:
+    """Tell a minimum, where a step promises a ``decrease`` below the rounding of the loss, from a failure."""
+    rounding = 16 * float(B.namespace(like).finfo(like.dtype).eps)
+    return TrainStatus.STATIONARY if decrease <= rounding * loss else TrainStatus.STALLED
 
 
 def _step(network: TwoLayerNetwork, eigenvalue: float) -> float:

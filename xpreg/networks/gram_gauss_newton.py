@@ -9,7 +9,7 @@ from .. import backend as B
 from ..backend import Array
 from ..errors import InvalidArgumentError
 from . import checks, kernels, memory
-from .gradient_descent import HALVINGS, Move
+from .gradient_descent import HALVINGS, Move, stuck
 from .linearise import Linearisation
 from .network import TwoLayerNetwork
 from .result import NAN, TrainStatus
@@ -17,8 +17,21 @@ from .result import NAN, TrainStatus
 DENSE_LIMIT = 10_000
 """Largest k n that ``gram="auto"`` factorises: beyond, the cube of it outweighs the products of an iterative solve."""
 
-ARMIJO = 1e-4
-"""Fraction of the linear decrease that a step must give (Nocedal and Wright, section 3.1)."""
+ARMIJO = 0.1
+"""Fraction of the linear decrease that a step must give (Nocedal and Wright, section 3.1): not the customary 1e-4,
+so that directions which the kernel promises and the network does not keep are left for a larger ridge."""
+
+SHORT_SEARCH = 2
+"""Step lengths that are tried before the ridge grows."""
+
+RIDGE_FACTOR = 100.0
+"""Growth and decay of the ridge, in multiples of the mean kernel diagonal, from rounding level ..."""
+
+RIDGE_MAX = 1e-2
+"""... to here, where directions are close to the gradient's and the step may become as short as it takes."""
+
+LEAST_GAIN = 1e-6
+"""An iteration on a singular kernel that lowers the loss by less, relatively, leaves what is out of reach."""
 
 CG_TOL = 1e-3
 """Relative residual of the inner solve, times the outer relative residual below 1: a superlinear outer rate
@@ -31,8 +44,11 @@ class GramGaussNewton:
     """W <- W - t J^T alpha,  (m H + damping * mean diagonal) alpha = F - y,  t from 1 by halving.
 
     Cholesky where the kernel fits, else conjugate gradients on products with J^T and J. A kernel that is not
-    positive definite to working precision gets the smallest ridge that makes it so, which the records show.
+    positive definite to working precision, or whose direction only a tiny step survives, gets a growing ridge, which
+    the records show; full steps take it away again (Levenberg and Marquardt's rule).
     """
+
+    noisy = False
 
     def __init__(
         self,
@@ -80,23 +96,41 @@ class GramGaussNewton:
 
     def advance(self, network: TwoLayerNetwork, nit: int, loss: float) -> Move:
         """Do one iteration from ``network``, whose loss is given."""
-        xp, inner = B.namespace(self.X), NAN
-        if self.dense:
-            alpha = self._solve_dense(network)
-            if alpha is None:
-                return Move(network, loss, status=TrainStatus.SINGULAR)
-            D = self.at.pull(alpha)
-        else:
-            D, inner = self._solve_cg(math.sqrt(2 * loss))
-        slope, t = -float(B.read(xp.sum(self.g * D))[0]), self.step
-        for _ in range(HALVINGS):
+        H = self._kernel(network) if self.dense else None
+        floor = 10 * float(B.namespace(self.X).finfo(self.X.dtype).eps) * self.R.shape[0] * self.R.shape[1]
+        singular = False
+        while True:
+            last = self.ridge >= RIDGE_MAX
+            D, inner = self._solve_cg(math.sqrt(2 * loss)) if H is None else (self._solve_dense(H), NAN)
+            if D is None:
+                singular = True
+            else:
+                move = self._search(network, loss, D, inner, HALVINGS if last else SHORT_SEARCH)
+                if move.status is None and move.step == self.step:
+                    self.ridge = self.ridge / RIDGE_FACTOR if self.ridge > floor else 0.0
+                if move.status is not TrainStatus.STALLED:
+                    break
+            if last:
+                move = Move(network, loss, status=TrainStatus.STALLED)
+                break
+            self.ridge = max(RIDGE_FACTOR * self.ridge, floor)
+        if singular and (move.status is not None or loss - move.loss < LEAST_GAIN * loss):
+            return Move(network, loss, status=TrainStatus.SINGULAR)
+        return move
+
+    def _search(self, network: TwoLayerNetwork, loss: float, D: Array, inner: float, halvings: int) -> Move:
+        """Halve the step along -D until the loss falls enough."""
+        slope, t = -float(B.read(B.namespace(D).sum(self.g * D))[0]), self.step
+        if stuck(loss, -slope, D) is TrainStatus.STATIONARY:
+            return Move(network, loss, status=TrainStatus.STATIONARY)
+        for _ in range(halvings):
             trial = network.with_weights(network.W - t * D)
             at, R, g, (loss_t, grad_norm) = self._evaluate(trial)
             if loss_t <= loss + ARMIJO * t * slope and loss_t < loss:
                 self.at, self.R, self.g = at, R, g
                 return Move(trial, loss_t, grad_norm, t, self.damping + self.ridge, inner)
             t /= 2
-        return Move(network, loss, status=TrainStatus.SINGULAR if self.ridge else TrainStatus.STALLED)
+        return Move(network, loss, status=TrainStatus.STALLED)
 
     def _evaluate(self, network: TwoLayerNetwork) -> Any:
         xp = B.namespace(self.X)
@@ -105,22 +139,20 @@ class GramGaussNewton:
         g = at.pull(R)
         return at, R, g, [float(v) for v in B.read(0.5 * xp.sum(R * R), xp.max(xp.abs(g)))]
 
-    def _solve_dense(self, network: TwoLayerNetwork) -> Array | None:
-        """Alpha (n, k), or None when no reasonable ridge makes the kernel positive definite."""
-        xp = B.namespace(self.X)
+    def _kernel(self, network: TwoLayerNetwork) -> Array:
+        return kernels.compute(kernels.TangentKernel(network), self.X, None, None, self.max_bytes)
+
+    def _solve_dense(self, H: Array) -> Array | None:
+        """D = J^T (m H + ridge)^-1 R, or None when the matrix is not positive definite to working precision."""
+        xp = B.namespace(H)
         n, k = self.R.shape
-        H = kernels.compute(kernels.TangentKernel(network), self.X, None, None, self.max_bytes)
-        mean_diagonal = xp.mean(xp.linalg.diagonal(H))
-        eps = float(xp.finfo(H.dtype).eps)
-        while self.ridge < 1e-2:
-            ridged = self.damping + self.ridge
-            K = H + (ridged * mean_diagonal) * B.eye(k * n, H) if ridged else H
-            L, ok = B.cholesky(K)
-            if B.read(ok)[0]:
-                r = xp.reshape(self.R.T, (k * n,)) / network.m
-                return xp.reshape(B.solve_posdef(K, L, r), (k, n)).T
-            self.ridge = 100 * self.ridge if self.ridge else 10 * eps * k * n
-        return None
+        ridge = self.damping + self.ridge
+        K = H + (ridge * xp.mean(xp.linalg.diagonal(H))) * B.eye(k * n, H) if ridge else H
+        L, ok = B.cholesky(K)
+        if not B.read(ok)[0]:
+            return None
+        alpha = B.solve_posdef(K, L, xp.reshape(self.R.T, (k * n,)) / self.at.network.m)
+        return self.at.pull(xp.reshape(alpha, (k, n)).T)
 
     def _solve_cg(self, residual: float) -> tuple[Array, int]:
         """D (d, m) by conjugate gradients on min |J D - R|^2 + ridge |D|^2, and the iterations it took.
@@ -129,7 +161,8 @@ class GramGaussNewton:
         early still gives a descent direction (conjugate gradients on the kernel itself would not).
         """
         xp = B.namespace(self.X)
-        ridge = self.damping * self._mean_diagonal() if self.damping else 0.0
+        ridge = self.damping + self.ridge
+        ridge = ridge * self._mean_diagonal() if ridge else 0.0
         tol = CG_TOL * min(1.0, residual / self.first)
         D, R, S = 0.0 * self.g, self.R, self.g
         Q, gamma = S, xp.sum(S * S)

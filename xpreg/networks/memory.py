@@ -19,7 +19,7 @@ class Footprint:
     parameters : trained numbers, d m
     weight_bytes : W and a
     kernel_bytes : the tangent kernel (k n, k n2)
-    gram_bytes : what a dense Gram-Gauss-Newton step holds: the kernel, its factor and one temporary
+    gram_bytes : what a dense Gram-Gauss-Newton step holds: the kernel, its factor, and what factorising takes
     jacobian_bytes : what the Jacobian (k n, d m) would take; it is never formed
     """
 
@@ -37,7 +37,7 @@ def footprint(d: int, m: int, k: int, n: int, n2: int | None = None, *, itemsize
         parameters=d * m,
         weight_bytes=(d * m + m * k) * itemsize,
         kernel_bytes=k * n * k * n2 * itemsize,
-        gram_bytes=3 * (k * n) ** 2 * itemsize,
+        gram_bytes=5 * (k * n) ** 2 * itemsize,
         jacobian_bytes=k * n * d * m * itemsize,
     )
 

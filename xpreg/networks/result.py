@@ -26,9 +26,9 @@ class TrainStatus(enum.IntEnum):
     CONVERGED = 0, "the residual |F - y| fell below tol times the one at the start"
     STATIONARY = (
         1,
-        "the gradient fell below tol times the one at the start while a residual is left: a minimum that does not fit "
-        "every target (a wider network fits more), or directions that gradient descent hardly sees "
-        "(gram-gauss-newton does)",
+        "the gradient fell below gtol times the one at the start, or promises no decrease above rounding, while a "
+        "residual is left: a minimum that does not fit every target (a wider network fits more), or directions that "
+        "gradient descent hardly sees (gram-gauss-newton does)",
     )
     EARLY_STOPPED = 2, "the validation loss did not improve for `patience` iterations: its best network is returned"
     MAXITER = (
@@ -48,7 +48,8 @@ class TrainStatus(enum.IntEnum):
     )
     DIVERGED = (
         6,
-        "the loss grew out of all bounds, so the step is too large: leave step=None, or pass a smaller one; "
+        "the loss grew out of all bounds, or the network saturated at a larger loss than it started from: the step is "
+        "too large; leave step=None, or pass a smaller one; "
         "the best network seen is returned",
     )
     STOPPED = 7, "the callback asked to stop"
@@ -100,6 +101,7 @@ class TrainResult:
     Attributes
     ----------
     network : the best one: of the lowest validation loss where there is a validation set, else of the lowest loss
+        (with batches, whose losses are estimates: the last one, unless the run diverged)
     success : True when the run ended where it was asked to, see `TrainStatus`
     status : `TrainStatus`
     message : why it stopped, with its numbers

@@ -35,6 +35,7 @@ def train(
     step: float | None = None,
     maxiter: int | None = None,
     tol: float = 1e-6,
+    gtol: float = 1e-9,
     validation: tuple[Array, Array] | None = None,
     patience: int = 50,
     callback: Callable[[TrainRecord], Any] | None = None,
@@ -62,7 +63,8 @@ def train(
     step : step length. Gradient descent: the default is 1/(m lambda_max(H)) at the start, halved whenever the loss
         would rise; a given step is taken as it is. Gram-Gauss-Newton: the first trial of the line search, default 1
     maxiter : iterations (with batches: epochs); default 1000, gram-gauss-newton 50
-    tol : on |F - y| relative to the start, and on the largest gradient entry relative to the start
+    tol : on |F - y|, relative to the start
+    gtol : on the largest gradient entry, relative to the start
     validation : (X, y) whose loss is recorded. Training stops when it has not improved for ``patience`` iterations,
         and the network of its lowest value is returned
     callback : called with every `TrainRecord`; raising StopIteration ends the run
@@ -115,6 +117,7 @@ def train(
     _check_options(
         maxiter=maxiter,
         tol=tol,
+        gtol=gtol,
         patience=patience,
         step=step,
         momentum=momentum,
@@ -149,7 +152,7 @@ def train(
             raise InvalidArgumentError("resume is True, but checkpoint is None: pass the path to go on from.")
         else:
             run.restore(saver.load(network.W))
-        status = run.loop(maxiter, tol, patience, callback, saver, checkpoint_every)
+        status = run.loop(maxiter, (tol, gtol), patience, callback, saver, checkpoint_every)
         if saver is not None:
             saver.save(run.state())
     return run.result(status)
@@ -171,7 +174,7 @@ class _Run:
             raise self.network._overflow(self.X)
         self.history.append(self._record(move, 0))
 
-    def loop(self, maxiter, tol, patience, callback, saver, checkpoint_every) -> TrainStatus:
+    def loop(self, maxiter, tols, patience, callback, saver, checkpoint_every) -> TrainStatus:
         while True:
             record = self.history[-1]
             try:
@@ -179,7 +182,7 @@ class _Run:
                     callback(record)
             except StopIteration:
                 return TrainStatus.STOPPED
-            status = self._judge(record, maxiter, tol, patience)
+            status = self._judge(record, maxiter, tols, patience)
             if status is not None:
                 return status
             move = self.method.advance(self.network, record.nit, record.loss)
@@ -190,14 +193,14 @@ class _Run:
             if saver is not None and self.history[-1].nit % checkpoint_every == 0:
                 saver.save(self.state())
 
-    def _judge(self, record: TrainRecord, maxiter: int, tol: float, patience: int) -> TrainStatus | None:
-        first = self.history[0]
+    def _judge(self, record: TrainRecord, maxiter: int, tols: tuple[float, float], patience: int) -> TrainStatus | None:
+        first, (tol, gtol) = self.history[0], tols
         if not record.loss <= BLOW_UP * first.loss:
             return TrainStatus.DIVERGED
         if record.residual <= tol * first.residual:
             return TrainStatus.CONVERGED
-        if record.grad_norm <= tol * first.grad_norm:
-            return TrainStatus.STATIONARY
+        if record.grad_norm <= gtol * first.grad_norm:
+            return TrainStatus.STATIONARY if record.loss <= first.loss else TrainStatus.DIVERGED
         if self.validation is not None and record.nit - self.best_nit >= patience:
             return TrainStatus.EARLY_STOPPED
         return TrainStatus.MAXITER if record.nit >= maxiter else None
@@ -227,7 +230,10 @@ class _Run:
         message = f"{status.text} (iteration {last.nit}: residual {last.residual:.3g}, {share})"
         if last.damping > 0:
             message += f"; the kernel was regularised by {last.damping:.1e} of its mean diagonal"
-        return TrainResult(self.best, status.success, status, message, last.nit, self.best_nit, tuple(self.history))
+        network, nit = self.best, self.best_nit
+        if self.method.noisy and self.validation is None and status is not TrainStatus.DIVERGED:
+            network, nit = self.network, last.nit
+        return TrainResult(network, status.success, status, message, last.nit, nit, tuple(self.history))
 
     # -- checkpoints
 
@@ -270,7 +276,7 @@ def _method(method, network, X, Y, *, step, batch_size, momentum, damping, gram,
 
 
 def _check_options(
-    *, maxiter, tol, patience, step, momentum, damping, batch_size, track, track_every, checkpoint_every
+    *, maxiter, tol, gtol, patience, step, momentum, damping, batch_size, track, track_every, checkpoint_every
 ) -> None:
     checks.sizes(patience=patience, track_every=track_every, checkpoint_every=checkpoint_every)
     if maxiter != 0:
@@ -279,6 +285,7 @@ def _check_options(
         checks.sizes(batch_size=batch_size)
     for name, value, fine, needed in (
         ("tol", tol, tol >= 0, "a number >= 0"),
+        ("gtol", gtol, gtol >= 0, "a number >= 0"),
         ("step", step, step is None or 0 < step < math.inf, "a positive number, or None"),
         ("momentum", momentum, 0 <= momentum < 1, "a number in [0, 1)"),
         ("damping", damping, 0 <= damping < math.inf, "a number >= 0"),
