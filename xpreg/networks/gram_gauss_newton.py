@@ -71,7 +71,7 @@ class GramGaussNewton:
             memory.require(needed, X, what=f"the kernel (k n = {size}) and its factor", remedy="gram='cg'",
                            max_bytes=max_bytes)  # fmt: skip
         self.dense = gram == "cholesky" or (gram == "auto" and fits and size <= DENSE_LIMIT)
-        self.ridge = self.first = 0.0
+        self.ridge = self.singular = self.first = 0.0
         if not damping:
             checks.distinct(X)
             if size > network.n_parameters:
@@ -88,22 +88,21 @@ class GramGaussNewton:
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs, beside the weights."""
-        return {"ridge": self.ridge, "first": self.first}
+        return {"ridge": self.ridge, "singular": self.singular, "first": self.first}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over the state of an earlier run."""
-        self.ridge, self.first = state["ridge"], state["first"]
+        self.ridge, self.singular, self.first = state["ridge"], state["singular"], state["first"]
 
     def advance(self, network: TwoLayerNetwork, nit: int, loss: float) -> Move:
         """Do one iteration from ``network``, whose loss is given."""
         H = self._kernel(network) if self.dense else None
         floor = 10 * float(B.namespace(self.X).finfo(self.X.dtype).eps) * self.R.shape[0] * self.R.shape[1]
-        singular = False
         while True:
             last = self.ridge >= RIDGE_MAX
             D, inner = self._solve_cg(math.sqrt(2 * loss)) if H is None else (self._solve_dense(H), NAN)
             if D is None:
-                singular = True
+                self.singular = 1.0
             else:
                 move = self._search(network, loss, D, inner, HALVINGS if last else SHORT_SEARCH)
                 if move.status is None and move.step == self.step:
@@ -114,7 +113,7 @@ class GramGaussNewton:
                 move = Move(network, loss, status=TrainStatus.STALLED)
                 break
             self.ridge = max(RIDGE_FACTOR * self.ridge, floor)
-        if singular and (move.status is not None or loss - move.loss < LEAST_GAIN * loss):
+        if self.singular and (move.status is not None or loss - move.loss < LEAST_GAIN * loss):
             return Move(network, loss, status=TrainStatus.SINGULAR)
         return move
 
