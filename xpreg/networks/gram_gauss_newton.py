@@ -101,9 +101,8 @@ class GramGaussNewton:
         while True:
             last = self.ridge >= RIDGE_MAX
             D, inner = self._solve_cg(math.sqrt(2 * loss)) if H is None else (self._solve_dense(H), NAN)
-            if D is None:
-                self.singular = 1.0
-            else:
+            self.singular = 1.0 if D is None else self.singular * (self.ridge > 0)
+            if D is not None:
                 move = self._search(network, loss, D, inner, HALVINGS if last else SHORT_SEARCH)
                 if move.status is None and move.step == self.step:
                     self.ridge = self.ridge / RIDGE_FACTOR if self.ridge > floor else 0.0

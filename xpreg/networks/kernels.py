@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 WORK_BYTES = 256 * 2**20
 """Default limit on everything but the result."""
 
+TILE_ROWS = 512
+"""Rows of a tile on the host while all panels are kept: a tile of 2 MiB, whose elementwise work stays in cache."""
+
 TILE_ARRAYS = 3
 """Tile-sized arrays alive at once: the product, <x_i, x_j>, and a copy on its way into the result."""
 
@@ -40,7 +43,9 @@ class TangentKernel:
         """H (k, T1, k, T2)."""
         k = self.network.k
         H = B.namespace(X1).reshape(P1 @ P2.T, (k, X1.shape[0], k, X2.shape[0]))
-        H *= ((X1 @ X2.T) / self.network.m)[None, :, None, :]
+        G = X1 @ X2.T
+        G *= 1.0 / self.network.m
+        H *= G[None, :, None, :]
         if P1 is P2 and B.peek(X1) is None:  # elsewhere P P^T may differ from its transpose in the last digit
             H = 0.5 * (H + B.namespace(X1).permute_dims(H, (2, 3, 0, 1)))
         return H
@@ -123,7 +128,7 @@ def plan(kernel: Kernel, X: Array, n: int, n2: int, max_bytes: int | None, *, re
     for kept, enough in ((n2, min(largest, 512)), (0, least)):
         rows = _largest_rows(lambda r, kept=kept: work(r, kept) <= budget, largest)
         if rows >= enough:
-            return rows, kept > 0
+            return min(rows, max(1, TILE_ROWS // k)) if kept and B.peek(X) is not None else rows, kept > 0
     return least, False
 
 

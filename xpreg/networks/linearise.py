@@ -12,8 +12,9 @@ from ..backend import Array
 if TYPE_CHECKING:
     from .network import TwoLayerNetwork
 
-BLOCK_BYTES = 4 * 2**20
-"""Bytes of one (points, m) array on the host: several of them stay in cache."""
+BLOCK_BYTES = 512 * 2**10
+"""Bytes of one (points, m) array on the host: several of them stay in a core's own cache (measured: the loss and
+gradient of 20,000 points and 1,000 neurons take half the time of blocks of 4 MiB)."""
 
 DEVICE_BLOCK_BYTES = 256 * 2**20
 """The same on a GPU, where launches cost more than memory traffic."""
@@ -92,7 +93,8 @@ class Linearisation:
 
     def pull_block(self, block: Block, V: Array) -> Array:
         """sum_l V_il P_{l,i,r} (rows, m): the gradient of <V, F> with respect to Z = X W."""
-        G = self.network._readout_vjp(block.T, V) @ self.network._C.T
+        Q, C = self.network._readout_vjp(block.T, V), self.network._C
+        G = Q * C.T if C.shape[1] == 1 else Q @ C.T  # one column: broadcasting is several times faster
         G *= block.E
         return G
 
@@ -108,17 +110,11 @@ def responses(network: TwoLayerNetwork, X: Array) -> Array:
     """P (k n, m): row (l, i) is the derivative of output l at point i with respect to <w_r, x_i>."""
     xp = B.namespace(X)
     at = Linearisation(network, X)
-    outputs = B.eye(network.k, X)
-    parts = [
-        xp.stack(
-            [
-                at.pull_block(block, xp.broadcast_to(outputs[l, :], (block.X.shape[0], network.k)))
-                for l in range(network.k)
-            ]
-        )
-        for block in at.blocks()
-    ]
-    P = parts[0] if len(parts) == 1 else xp.concat(parts, axis=1)
+    P, outputs = B.zeros((network.k, X.shape[0], network.m), X), B.eye(network.k, X)
+    for block in at.blocks():
+        for l in range(network.k):
+            V = xp.broadcast_to(outputs[l, :], (block.X.shape[0], network.k))
+            P[l, block.rows, :] = at.pull_block(block, V)
     return xp.reshape(P, (-1, network.m))
 
 
