@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import backend as B
@@ -48,6 +48,15 @@ def block_slices(X: Array, m: int) -> list[slice]:
     return row_slices(X.shape[0], max(LEAST_ROWS, block_bytes // (m * B.itemsize(X))))
 
 
+def add(parts: Iterable[Array]) -> Array:
+    """Sum arrays, in order, in the memory of the first."""
+    parts = iter(parts)
+    total = next(parts)
+    for part in parts:
+        total += part
+    return total
+
+
 class Linearisation:
     """The network at its weights on the points X (n, d); ``keep`` holds E and T when they are small enough.
 
@@ -76,20 +85,20 @@ class Linearisation:
 
     def push(self, D: Array) -> Array:
         """J D (n, k) for D (d, m): the change of F along a change D of the weights."""
-        C, dF = self.network._C, []
-        for block in self.blocks():
-            EdZ = block.X @ D
-            EdZ *= block.E
-            dF.append(self.network._readout_jvp(block.T, EdZ @ C))
-        return self._concat(dF)
+        return self._concat([self._push_block(block, D) for block in self.blocks()])
 
     def pull(self, V: Array) -> Array:
         """J^T V (d, m) for V (n, k)."""
-        total = None
-        for block in self.blocks():
-            part = block.X.T @ self.pull_block(block, V[block.rows, :])
-            total = part if total is None else total + part
-        return total
+        return add(block.X.T @ self.pull_block(block, V[block.rows, :]) for block in self.blocks())
+
+    def push_pull(self, D: Array) -> Array:
+        """J^T J D (d, m) for D (d, m), in one pass over the points."""
+        return add(block.X.T @ self.pull_block(block, self._push_block(block, D)) for block in self.blocks())
+
+    def _push_block(self, block: Block, D: Array) -> Array:
+        EdZ = block.X @ D
+        EdZ *= block.E
+        return self.network._readout_jvp(block.T, EdZ @ self.network._C)
 
     def pull_block(self, block: Block, V: Array) -> Array:
         """sum_l V_il P_{l,i,r} (rows, m): the gradient of <V, F> with respect to Z = X W."""
@@ -97,10 +106,6 @@ class Linearisation:
         G = Q * C.T if C.shape[1] == 1 else Q @ C.T  # one column: broadcasting is several times faster
         G *= block.E
         return G
-
-    def kernel_product(self, v: Array) -> Array:
-        """H v = J J^T v / m for v (n, k)."""
-        return self.push(self.pull(v)) / self.network.m
 
     def _concat(self, parts: list[Array]) -> Array:
         return parts[0] if len(parts) == 1 else B.namespace(self.X).concat(parts, axis=0)
