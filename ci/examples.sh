@@ -6,3 +6,5 @@ work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 export MPLBACKEND=Agg
 python examples/recover_attention.py --out "$work/recovered_attention.png"
+python examples/overparametrisation.py --quick --out "$work/overparametrisation.png"
+python examples/network_regression.py --quick --out "$work/network_regression.png"
