@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
-import tempfile
-import zipfile
 from typing import Any
 
 import numpy as np
 
 from .. import backend as B
+from .. import io
 from ..backend import Array
 from ..errors import InvalidArgumentError
 
@@ -29,8 +27,7 @@ class Checkpoint:
     def __init__(self, path: Any, identity: dict[str, Any], fingerprint: list[float]) -> None:
         self.path = pathlib.Path(path)
         self.identity = json.loads(json.dumps(identity | {"data": fingerprint}))
-        if not self.path.parent.is_dir():
-            raise InvalidArgumentError(f"checkpoint is {str(path)!r}, but its folder does not exist: make it first.")
+        io.check_writable(self.path)
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the file. Whoever reads it sees the old or the new one, never a part."""
@@ -43,14 +40,8 @@ class Checkpoint:
         arrays: dict[str, Any] = {name: B.to_numpy(state[name]) for name in ("W", "best_W")}
         arrays |= {"meta": np.array(json.dumps(meta)), "history": np.array(state["history"])}
         arrays |= {f"method_{name}": B.to_numpy(v) for name, v in method.items()}
-        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=self.path.name, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, **arrays)
-            os.replace(name, self.path)
-        except BaseException:
-            pathlib.Path(name).unlink(missing_ok=True)
-            raise
+        with io.atomic_path(self.path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)
 
     def load(self, like: Array) -> dict[str, Any]:
         """Read the state, with its arrays beside ``like``.
@@ -60,14 +51,11 @@ class Checkpoint:
         InvalidArgumentError
             The file is missing, is no checkpoint, or belongs to another run.
         """
-        if not self.path.exists():
-            raise InvalidArgumentError(f"checkpoint {str(self.path)!r} does not exist: start with resume=False.")
+        data = io.load_arrays(self.path)
         try:
-            with open(self.path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-                data = {name: file[name] for name in file.files}
             meta = json.loads(str(data["meta"]))
-        except (ValueError, KeyError, OSError, zipfile.BadZipFile, EOFError) as error:
-            raise InvalidArgumentError(f"checkpoint {str(self.path)!r} cannot be read: {error}.") from error
+        except (KeyError, ValueError) as error:
+            raise InvalidArgumentError(f"{self.path} is no checkpoint of xpreg.train: it has no {error}.") from error
         different = sorted(k for k, v in self.identity.items() if meta["identity"].get(k) != v)
         if different:
             raise InvalidArgumentError(

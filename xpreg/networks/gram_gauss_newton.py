@@ -39,6 +39,9 @@ CG_TOL = 1e-3
 
 CG_MAXITER = 1000
 
+STATE = ("dense", "ridge", "singular", "first")
+"""Numbers that one iteration hands to the next."""
+
 
 class GramGaussNewton:
     """W <- W - t J^T alpha,  (m H + damping * mean diagonal) alpha = F - y,  t from 1 by halving.
@@ -88,11 +91,12 @@ class GramGaussNewton:
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs, beside the weights."""
-        return {"ridge": self.ridge, "singular": self.singular, "first": self.first}
+        return {name: float(getattr(self, name)) for name in STATE}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over the state of an earlier run."""
-        self.ridge, self.singular, self.first = state["ridge"], state["singular"], state["first"]
+        """Take over the state of an earlier run, its choice between Cholesky and conjugate gradients included."""
+        for name in STATE:
+            setattr(self, name, float(state[name]))
 
     def advance(self, network: TwoLayerNetwork, nit: int, loss: float) -> Move:
         """Do one iteration from ``network``, whose loss is given."""
