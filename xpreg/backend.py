@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import importlib.metadata
 import os
+import pathlib
 import platform
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -441,18 +442,26 @@ def free_memory(like: Array) -> int | None:
     if compat.is_cupy_array(like):
         with like.device:
             return int(like.device.mem_info[0]) + int(_cupy().get_default_memory_pool().free_bytes())
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + _page_cache()
-    except (AttributeError, OSError, ValueError):  # Windows; macOS
-        return None
+    return min((room for room in (_machine_room(), _container_room()) if room is not None), default=None)
 
 
-def _page_cache() -> int:
-    """Bytes of the file cache, which Linux gives up for those who ask."""
-    with contextlib.suppress(OSError), open("/proc/meminfo") as lines:
-        facts = {name: int(value.split()[0]) * 1024 for name, value in (line.split(":") for line in lines)}
-        return max(0, facts["MemAvailable"] - facts["MemFree"])
-    return 0
+def _machine_room() -> int | None:
+    """Bytes that the machine can give: on Linux with the file cache, which it gives up for those who ask."""
+    with contextlib.suppress(OSError, KeyError), open("/proc/meminfo") as lines:
+        facts = dict(line.split(":") for line in lines)
+        return int(facts["MemAvailable"].split()[0]) * 1024
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def _container_room(folder: str = "/sys/fs/cgroup") -> int | None:
+    """Bytes that the container's limit leaves (Linux control groups, version 2); None without a limit."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        limit, used = (int(pathlib.Path(folder, name).read_text()) for name in ("memory.max", "memory.current"))
+        facts = dict(line.split() for line in pathlib.Path(folder, "memory.stat").read_text().splitlines())
+        return max(0, limit - used + int(facts["inactive_file"]))
+    return None
 
 
 def scratch(target: str | None, dtype: str) -> Array:
