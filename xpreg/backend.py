@@ -199,6 +199,16 @@ def eye(d: int, like: Array) -> Array:
     return xp.eye(d, dtype=like.dtype, device=device(like))
 
 
+def empty(shape: tuple[int, ...], like: Array, *, dtype: Any = None) -> Array:
+    """Create an array of ``shape`` beside ``like`` whose entries are still to be written."""
+    xp = namespace(like)
+    dtype = like.dtype if dtype is None else dtype
+    if compat.is_cupy_array(like):
+        with like.device:
+            return xp.empty(shape, dtype=dtype)
+    return xp.empty(shape, dtype=dtype, device=device(like))
+
+
 def itemsize(x: Array) -> int:
     """Bytes of one entry of ``x``."""
     return namespace(x).finfo(x.dtype).bits // 8
@@ -408,6 +418,35 @@ def gram_rows(X: Array) -> int:
     if not compat.is_numpy_array(X):
         return max(256, 2**28 // (d * itemsize(X)))
     return max(2**19 // (d * itemsize(X)), min(2 * d, 2048))
+
+
+# ---------------------------------------------------------------------------------------------
+# CUDA kernels of our own
+
+
+def runs_cuda(x: Array) -> bool:
+    """Return True where ``x`` lies in the memory of a CUDA device and `cuda_module` compiles for it."""
+    return compat.is_cupy_array(x)
+
+
+def cuda_module(code: str, names: tuple[str, ...]) -> Any:
+    """Compile the kernels ``names`` of a CUDA source for the current device (CuPy caches the result on disk)."""
+    return _cupy().RawModule(code=code, name_expressions=names, options=("--std=c++17",))
+
+
+def multiprocessors(x: Array) -> int:
+    """Return how many multiprocessors the CUDA device of ``x`` has."""
+    return x.device.attributes["MultiProcessorCount"]
+
+
+def memory(x: Array) -> tuple[int, bool]:
+    """Return the address of a NumPy or CuPy array, and whether it is C-contiguous."""
+    return (x.data.ptr if compat.is_cupy_array(x) else x.ctypes.data), x.flags.c_contiguous
+
+
+def on_device(x: Array) -> contextlib.AbstractContextManager[Any]:
+    """Make the device of ``x`` the current one: CuPy allocates results and launches kernels there, whatever x is."""
+    return x.device if compat.is_cupy_array(x) else contextlib.nullcontext()
 
 
 # ---------------------------------------------------------------------------------------------
