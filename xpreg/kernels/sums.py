@@ -58,7 +58,7 @@ class GramSums:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Value, gradient and what a Hessian-vector product needs, in the dtype of A.
+    """Value, gradient and what a Hessian-vector product needs; all in the dtype of A.
 
     Attributes
     ----------
@@ -187,8 +187,9 @@ def finish(sums: Sums) -> Evaluation:
         log_total = xp.log(total)
         value = xp.where(total > 0, value, xp.full_like(value, xp.nan))
         log_alpha = log_total + xp.astype(sums.shift, xp.float64)
-        results = (value, grad, log_alpha, s, rho * rho * t2, p0, p1)
-        return Evaluation(*(xp.astype(r, sums.shift.dtype, copy=False) for r in results), spread=xp.abs(log_total))
+        spread = xp.abs(log_total)
+        results = (value, grad, log_alpha, s, rho * rho * t2, p0, p1, spread)
+        return Evaluation(*(xp.astype(r, sums.shift.dtype, copy=False) for r in results))
 
 
 def value_and_grad(
