@@ -1,0 +1,22 @@
+# Sourced by ci/gpu.sh and ci/bench/gpu.sh: sets PYTHON to one that has xpreg, CuPy and the test tools, and describes
+# the machine. Set XPREG_PYTHON to use an environment of your own as it is; otherwise .venv-gpu is made or updated.
+
+if ! command -v nvidia-smi > /dev/null; then
+    echo "There is no nvidia-smi on this machine: no NVIDIA driver, so nothing can run on a GPU." >&2
+    exit 1
+fi
+nvidia-smi --query-gpu=index,name,driver_version,memory.total,compute_cap --format=csv
+
+if [ -n "${XPREG_PYTHON:-}" ]; then
+    PYTHON=$XPREG_PYTHON
+else
+    # the newest CUDA that the driver can run decides which CuPy is installed; [ctk] brings the CUDA libraries along
+    cuda=$(nvidia-smi | sed -n 's/.*CUDA Version: *\([0-9]*\).*/\1/p' | head -n 1)
+    if [ "${cuda:-0}" -ge 13 ]; then cuda=13; else cuda=12; fi
+    [ -x .venv-gpu/bin/python ] || python3 -m venv .venv-gpu
+    PYTHON=$PWD/.venv-gpu/bin/python
+    "$PYTHON" -m pip install --quiet --upgrade pip
+    "$PYTHON" -m pip install --quiet --editable ".[cuda$cuda,sparse,plot,progress,test]" "cupy-cuda${cuda}x[ctk]"
+fi
+export CUPY_CACHE_DIR=${CUPY_CACHE_DIR:-$PWD/.cupy-cache}
+"$PYTHON" -c 'import xpreg.backend as B; print("\n".join(f"{name}: {fact}" for name, fact in B.info().items()))'
