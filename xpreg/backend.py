@@ -307,16 +307,19 @@ def cholesky(H: Array) -> tuple[Array, Array]:
 def solve_posdef(H: Array, L: Array, g: Array) -> Array:
     """Solve ``H p = g`` for H (..., d, d) with its Cholesky factor ``L``, and g (..., d).
 
-    One matrix is solved with its factor by SciPy or cupyx where they are installed, anything else with the
-    standard's LU solve.
+    With the factor where SciPy or cupyx solve triangular systems, else with the standard's LU solve. SciPy does one
+    matrix at a time, cupyx stacks as well.
     """
     xp = namespace(H)
     triangular = _triangular_solver(H)
     if triangular is not None and H.ndim == 3 and H.shape[0] == 1:
         return solve_posdef(H[0, ...], L[0, ...], g[0, ...])[None, ...]
     if triangular is not None and H.ndim == 2:
-        y = triangular(L, g, lower=True, check_finite=False)
+        y = triangular(L.T, g, trans="T", lower=False, check_finite=False)  # cupyx would copy L, which is C-ordered
         return triangular(L.T, y, lower=False, check_finite=False)
+    if triangular is not None and compat.is_cupy_array(H):
+        y = triangular(L, g, lower=True)  # stacks are taken C-ordered
+        return triangular(L, y, trans="T", lower=True)
     return xp.linalg.solve(H, g[..., None])[..., 0]
 
 
@@ -374,11 +377,12 @@ def _solve_stack(H: np.ndarray, g: np.ndarray, ridge: np.ndarray) -> tuple[np.nd
 
 
 def _triangular_solver(x: Array) -> Any:
-    module = "scipy.linalg" if compat.is_numpy_array(x) else "cupyx.scipy.linalg" if compat.is_cupy_array(x) else None
-    if module is None:
+    if compat.is_cupy_array(x):  # a cupyx that does not import lacks cuBLAS: an error, not a reason for another method
+        return importlib.import_module("cupyx.scipy.linalg").solve_triangular
+    if not compat.is_numpy_array(x):
         return None
     try:
-        return importlib.import_module(module).solve_triangular
+        return importlib.import_module("scipy.linalg").solve_triangular
     except ImportError:
         return None
 
