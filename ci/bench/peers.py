@@ -5,7 +5,6 @@ They are written once, for any of the two; `hessians` and `newton_step` also for
 
 from __future__ import annotations
 
-import functools
 import importlib
 
 import numpy as np
@@ -48,7 +47,11 @@ class Formulas:
         G = (F * (C - (C * F).sum(-1)[:, None])) @ A
         W, M = F * F, F @ A
         W0, W1 = W.sum(-1)[:, None, None], W @ A
-        H = (W @ P).reshape(-1, A.shape[1], A.shape[1]) - W1[:, :, None] * M[:, None, :] - M[:, :, None] * W1[:, None, :]
+        H = (
+            (W @ P).reshape(-1, A.shape[1], A.shape[1])
+            - W1[:, :, None] * M[:, None, :]
+            - M[:, :, None] * W1[:, None, :]
+        )
         H = H + W0 * M[:, :, None] * M[:, None, :]
         return X - self.xp.linalg.solve(H, G[:, :, None])[:, :, 0]
 
@@ -58,12 +61,12 @@ class Formulas:
 
 
 class Peer:
-    """One library: arrays in, compiled formulas, and how to wait for the device."""
+    """One library: arrays in, compiled formulas, and ``wait(result)`` for the device."""
 
     def __init__(self, name, xp, compile_function, array, wait, version):
         self.name, self.array, self.wait, self.version = name, array, wait, version
         formulas = Formulas(xp)
-        self.predict, self.weights = formulas.predict, formulas.weights
+        self.predict, self.weights, self.solve = formulas.predict, formulas.weights, xp.linalg.solve
         for function in ("value_and_grad", "hvp", "hess", "newton_step"):
             setattr(self, function, compile_function(getattr(formulas, function)))
 
@@ -76,7 +79,7 @@ def torch_peer(device):
         torch,
         torch.compile,
         lambda q: torch.from_numpy(np.ascontiguousarray(q)).to(device),
-        torch.cuda.synchronize if device == "cuda" else lambda: None,
+        lambda result: torch.cuda.synchronize() if device == "cuda" else None,
         torch.__version__,
     )
 
@@ -86,8 +89,9 @@ def jax_peer(device):
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_default_matmul_precision", "highest")  # no TF32
     place = jax.devices("gpu" if device == "cuda" else "cpu")[0]
-    wait = functools.partial(lambda: jax.effects_barrier())
-    return Peer("jax.jit", jax.numpy, jax.jit, lambda q: jax.device_put(q, place), wait, jax.__version__)
+    return Peer(
+        "jax.jit", jax.numpy, jax.jit, lambda q: jax.device_put(q, place), jax.block_until_ready, jax.__version__
+    )
 
 
 def installed(device):
