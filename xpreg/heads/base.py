@@ -53,6 +53,9 @@ class Head(abc.ABC):
     undefined: str = "the loss overflows: the entries of z = A x are too large for this dtype"
     """Why a value can be infinite; for the error message."""
 
+    kernel: str | None = None
+    """The activation of `xpreg.kernels` that is this loss, where there is one."""
+
     @abc.abstractmethod
     def at(self, z: Array, b: Array) -> HeadPoint:
         """Evaluate at z (..., n) with b (..., n)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..activations import Activation
+from ..activations import Activation, exp_plus_linear
 from ..backend import Array, namespace, quiet
 from ..curvature import Curvature, symmetric_2x2
 from .base import Head, HeadPoint
@@ -25,6 +25,7 @@ class Normalised(Head):
 
     def __init__(self, name: str, activation: Activation):
         self.name, self.activation = name, activation
+        self.kernel = "resnet" if activation is exp_plus_linear else None
 
     def at(self, z: Array, b: Array) -> NormalisedPoint:
         return NormalisedPoint(self.activation, z, b)

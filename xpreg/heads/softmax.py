@@ -16,6 +16,7 @@ class Softmax(Head):
     """
 
     name = "softmax"
+    kernel = "softmax"
 
     def at(self, z: Array, b: Array) -> SoftmaxPoint:
         return SoftmaxPoint(z, b)

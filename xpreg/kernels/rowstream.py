@@ -137,14 +137,15 @@ class RowStream:
         """Do what `xpreg.kernels.normalised_sums` does, in one pass over A."""
         check_activation(activation)
         n, d = A.shape
-        rows = self._layout(A, b=b, x=x, shift=shift, w2=w2)
+        log_ref = B.namespace(A).reshape(shift, (1,))  # NumPy makes scalars of 0-d arrays, and they have no address
+        rows = self._layout(A, b=b, x=x, shift=log_ref, w2=w2)
         K, S = (3, 4) if w2 is None else (4, 5)
         z = B.empty((n,), A) if keep_z else None
         flags = f"{ACTIVATIONS.index(activation)},{str(w2 is not None).lower()}"
         name = f"value_and_grad<{_ctype(A)},{flags},{rows.arguments}>"
         w2_or_b = b if w2 is None else w2  # pointers that the kernel does not follow still have to be pointers
         stride = 0 if w2 is None or w2.ndim == 0 else 1
-        arguments = (x, b, w2_or_b, stride, shift, b if z is None else z, int(keep_z))
+        arguments = (x, b, w2_or_b, stride, log_ref, b if z is None else z, int(keep_z))
         out = self._stream(A, rows, name, arguments, columns=K * d + S + 1)
         T = out[: K * d].reshape(K, d)
         return Sums(T, out[K * d : K * d + S], out[K * d + S], shift, z)

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterator
 
 from .. import backend as B
+from .. import kernels
 from ..backend import Array, namespace
 from .base import Map
 
@@ -145,7 +146,15 @@ class DenseRows(Map):
                 y_sum += xp.sum(y, axis=-1, keepdims=True)
             return total if mean is None else total - mean * y_sum
 
-        return product
+        stream = kernels.row_stream(self.A) if D.shape[0] == 1 else None
+        if stream is None:
+            return product
+
+        def fused(v: Array) -> Array:
+            y = stream.gram_sums(self.A, D[0, :], v[0, :], centre=None if mean is None else mean[0, :]).y
+            return xp.astype(y, v.dtype, copy=False)[None, :]
+
+        return fused
 
     @functools.cached_property
     def _packing(self) -> tuple[Array, Array, Array]:
