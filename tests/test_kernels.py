@@ -3,6 +3,7 @@
 No GPU is needed. What only a GPU can show (speed, and that CuPy launches them rightly) is marked ``gpu``.
 """
 
+import concurrent.futures
 import itertools
 import os
 import pathlib
@@ -20,7 +21,6 @@ from xpreg import kernels
 from xpreg.errors import DomainError, InvalidArgumentError
 from xpreg.kernels import rowstream
 
-needs_nvrtc = pytest.mark.skipif(nvrtc.missing() is not None, reason=str(nvrtc.missing()))
 needs_compiler = pytest.mark.skipif(cpu_exec.missing() is not None, reason=str(cpu_exec.missing()))
 
 SHAPES = [
@@ -37,6 +37,11 @@ CASES = [
         ("gram", "softmax", i // 2 % 2 == 0),
     )
     if kernel == "normalised" or d not in (2, 3, 8, 33, 100, 128, 150, 300)
+]
+
+PROBLEM_CASES = [  # what test_problems_use_the_fused_kernels_where_they_apply launches
+    *(Case("normalised", 40, 6, "float64", activation=activation, extra=True) for activation in kernels.ACTIVATIONS),
+    *(Case("gram", 40, 6, "float64", extra=centred) for centred in (False, True)),
 ]
 
 
@@ -102,16 +107,28 @@ def test_the_environment_switches_the_fused_kernels_on():
 # NVRTC
 
 
-@needs_nvrtc
+@pytest.fixture(scope="module")
+def compiled():
+    """What NVRTC says of the kernels that need most registers, by architecture; all layouts: python -m support.nvrtc."""
+    if nvrtc.missing():
+        pytest.skip(nvrtc.missing())
+    names = nvrtc.rowstream_names((4, 99, 1000))
+    names = [name for name in names if ",1,true," in name or "gram_product" in name and ",true," in name]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = pool.map(
+            lambda a: nvrtc.compile_kernels(rowstream.source(), [*names, "merge"], a), nvrtc.ARCHITECTURES
+        )
+        return names, dict(zip(nvrtc.ARCHITECTURES, results, strict=True))
+
+
 @pytest.mark.parametrize("arch", nvrtc.ARCHITECTURES)
-def test_kernels_compile_without_warnings_and_hardly_spill(arch):
-    names = nvrtc.rowstream_names((4, 99, 1000))  # all layouts: python -m support.nvrtc
-    heaviest = [name for name in names if ",1,true," in name or "gram_product" in name or name == "merge"]
-    compiled, warnings = nvrtc.compile_kernels(rowstream.source(), heaviest, arch)
+def test_kernels_compile_without_warnings_and_hardly_spill(compiled, arch):
+    names, results = compiled
+    reports, warnings = results[arch]
     assert warnings == []
-    assert sorted(k.name for k in compiled) == heaviest
-    assert [k for k in compiled if k.spills > 16] == []
-    assert max(k.registers for k in compiled) <= 128  # what the resident warps of the grid are reckoned from
+    assert sorted(k.name for k in reports) == sorted([*names, "merge"])
+    assert [k for k in reports if k.spills > 16] == []
+    assert max(k.registers for k in reports) <= 128  # what the resident warps of the grid are reckoned from
 
 
 # ---------------------------------------------------------------------------------------------
@@ -122,7 +139,7 @@ def test_kernels_compile_without_warnings_and_hardly_spill(arch):
 def bench():
     if cpu_exec.missing():
         pytest.skip(cpu_exec.missing())
-    return Bench(CASES)
+    return Bench(CASES + PROBLEM_CASES)
 
 
 def assert_close(case, result):
@@ -304,6 +321,32 @@ def test_results_have_the_dtype_of_A_and_sums_are_double(backend, rng, activatio
     found, sums = kernels.value_and_grad(kernels.normalised_sums, A, b, x, activation=activation, keep_z=True)
     assert all(q.dtype == A.dtype for q in (found.value, found.grad, found.log_alpha, found.p0, sums.z))
     assert all(q.dtype == backend.xp.float64 for q in (sums.T, sums.s, sums.largest))
+
+
+@pytest.mark.parametrize("make", [xpreg.SoftmaxRegression, xpreg.ResNetSoftmaxRegression])
+def test_problems_use_the_fused_kernels_where_they_apply(bench, monkeypatch, rng, make):
+    A, b, x, v = rng.standard_normal((40, 6)), rng.dirichlet(np.ones(40)), rng.standard_normal(6), np.ones(6)
+    weights = rng.random(40)
+    A -= A.mean(axis=0)
+    problem = make(A, b, weights=weights)
+    value, grad, product = *problem.value_and_grad(x), problem.hvp(x, v)
+    stream = bench.stream()
+    passes = []
+    one_pass = stream.normalised_sums
+    stream.normalised_sums = lambda *args, **options: passes.append(0) or one_pass(*args, **options)
+    products, gram = [], stream.gram_sums
+    stream.gram_sums = lambda *args, **options: products.append(0) or gram(*args, **options)
+    monkeypatch.setattr(kernels, "row_stream", lambda A: stream)
+    for _ in range(2):
+        fused_value, fused_grad = problem.value_and_grad(x)
+        np.testing.assert_allclose(fused_value, value, rtol=1e-12)
+        np.testing.assert_allclose(fused_grad, grad, rtol=1e-10, atol=1e-14)
+    assert len(passes) <= 3  # the second call starts from the normaliser of the first
+    np.testing.assert_allclose(problem.hvp(x, v), product, rtol=1e-10, atol=1e-14)
+    assert len(products) == 1
+    stack = make(A, np.stack([b, b]))
+    np.testing.assert_array_equal(stack.value_and_grad(x)[0].shape, (2,))  # stacks stay with array code
+    assert len(passes) <= 3
 
 
 # ---------------------------------------------------------------------------------------------

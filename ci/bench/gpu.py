@@ -272,6 +272,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: tests this file, measures nothing")
+    parser.add_argument(
+        "--shrink", type=int, default=1, help="divide n by this: the sizes need about 40 GB of GPU memory"
+    )
     parser.add_argument("--dtypes", nargs="+", default=["float64", "float32"])
     parser.add_argument("--attention", type=pathlib.Path, default=HERE.parents[1] / "examples/data/attention.npz")
     parser.add_argument("--out", type=pathlib.Path, default=HERE / "results", help="folder of the log")
@@ -291,10 +294,10 @@ def main():
             "",
         ]
         sizes, solve_sizes = (QUICK, QUICK[:1]) if options.quick else (SIZES, SOLVES)
-        for n, d in sizes:
+        for n, d in ((n // options.shrink, d) for n, d in sizes):
             rows = operations(n, d, dtype, options.device, clock, ceilings, found)
             lines += table(f"n = {n:,}, d = {d}", rows, "copy (hess: of the matrix product)")
-        for n, d in solve_sizes:
+        for n, d in ((n // options.shrink, d) for n, d in solve_sizes):
             rows = solves(n, d, dtype, options.device, clock, ceilings, found)
             lines += table(f"whole solve, n = {n:,}, d = {d}", rows, "its Gram matrices and reads")
         rows = attention(options.attention, dtype, options.device, clock, found, heads=1 if options.quick else 4)
