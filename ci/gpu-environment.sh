@@ -13,10 +13,11 @@ else
     # the newest CUDA that the driver can run decides which CuPy is installed; [ctk] brings the CUDA libraries along
     cuda=$(nvidia-smi | sed -n 's/.*CUDA Version: *\([0-9]*\).*/\1/p' | head -n 1)
     if [ "${cuda:-0}" -ge 13 ]; then cuda=13; else cuda=12; fi
-    [ -x .venv-gpu/bin/python ] || python3 -m venv .venv-gpu
-    PYTHON=$PWD/.venv-gpu/bin/python
-    "$PYTHON" -m pip install --quiet --upgrade pip
-    "$PYTHON" -m pip install --quiet --editable ".[cuda$cuda,sparse,plot,progress,test]" "cupy-cuda${cuda}x[ctk]"
+    EXTRAS="cuda$cuda,sparse,plot,progress,sklearn,test"
+    XPREG_VENV=${XPREG_VENV:-.venv-gpu}
+    . ci/setup.sh
+    PYTHON=$VIRTUAL_ENV/bin/python
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check "cupy-cuda${cuda}x[ctk]"
 fi
 export CUPY_CACHE_DIR=${CUPY_CACHE_DIR:-$PWD/.cupy-cache}
 "$PYTHON" -c 'import xpreg.backend as B; print("\n".join(f"{name}: {fact}" for name, fact in B.info().items()))'

@@ -109,11 +109,11 @@ def test_the_environment_switches_the_fused_kernels_on():
 
 @pytest.fixture(scope="module")
 def compiled():
-    """What NVRTC says of the kernels that need most registers, by architecture; all layouts: python -m support.nvrtc."""
+    """What NVRTC says of the kernels that need most registers, by architecture (all: python -m support.nvrtc)."""
     if nvrtc.missing():
         pytest.skip(nvrtc.missing())
     names = nvrtc.rowstream_names((4, 99, 1000))
-    names = [name for name in names if ",1,true," in name or "gram_product" in name and ",true," in name]
+    names = [name for name in names if ",1,true," in name or ("gram_product" in name and ",true," in name)]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         results = pool.map(
             lambda a: nvrtc.compile_kernels(rowstream.source(), [*names, "merge"], a), nvrtc.ARCHITECTURES
