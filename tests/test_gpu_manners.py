@@ -5,6 +5,7 @@ import pytest
 from support import fakegpu
 
 import xpreg
+from xpreg import backend as B
 
 
 @pytest.fixture
@@ -59,7 +60,8 @@ def test_derivatives_read_one_scalar_to_check_the_domain_and_products_none(probl
     assert n.syncs + n.d2h <= 2  # x is finite, the value is finite
 
 
-def test_the_gram_matrix_makes_no_temporary_of_the_size_of_A():
+def test_the_gram_matrix_makes_no_temporary_of_the_size_of_A(monkeypatch):
+    monkeypatch.setattr(B, "block_bytes", lambda A: 2**22)  # so that a small A has several blocks
     rng = np.random.default_rng(0)
     A = fakegpu.xp.asarray(rng.standard_normal((200_000, 8)))
     problem = xpreg.SoftmaxRegression(A, fakegpu.xp.asarray(rng.dirichlet(np.ones(200_000))))
