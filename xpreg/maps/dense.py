@@ -10,6 +10,9 @@ from .. import kernels
 from ..backend import Array, namespace
 from .base import Map
 
+BLOCK_BYTES = 4 * 2**20
+"""Bytes of A in one block of rows: small enough to stay in a core's cache between its two uses."""
+
 PACKED_COLUMNS = 128
 """Up to this d, the Gram matrices of a stack come from one matrix product with the packed products of rows."""
 
@@ -46,10 +49,10 @@ class DenseRows(Map):
         xp = namespace(v)
         return xp.reshape(xp.reshape(v, (-1, self.n)) @ self.A, (*v.shape[:-1], self.d))
 
-    def blocks(self, nbytes: int = 0, row_bytes: int | None = None) -> Iterator[slice]:
-        """Yield slices of rows of about ``nbytes``, or of the backend's block size where that is larger."""
+    def blocks(self, nbytes: int = BLOCK_BYTES, row_bytes: int | None = None) -> Iterator[slice]:
+        """Yield slices of rows of about ``nbytes``, or of the smallest that pays on the device of A."""
         row_bytes = row_bytes or self.d * B.itemsize(self.A)
-        step = max(256, max(nbytes, B.block_bytes(self.A)) // row_bytes)
+        step = max(256, max(nbytes, B.smallest_block(self.A)) // row_bytes)
         for start in range(0, self.n, step):
             yield slice(start, min(start + step, self.n))
 
