@@ -425,11 +425,11 @@ def gram_rows(X: Array) -> int:
     """How many rows of X (n, d) a Gram matrix takes at a time: measured, NumPy with OpenBLAS, 2 cores.
 
     On the CPU half a megabyte, which stays in the second-level cache between its three uses, but at least 2 d rows (at
-    most 2,048): below that, adding up the (d, d) parts shows. Elsewhere 256 MiB.
+    most 2,048): below that, adding up the (d, d) parts shows. Elsewhere `smallest_block`.
     """
     d = X.shape[1]
     if not compat.is_numpy_array(X):
-        return max(256, 2**28 // (d * itemsize(X)))
+        return max(256, smallest_block(X) // (d * itemsize(X)))
     return max(2**19 // (d * itemsize(X)), min(2 * d, 2048))
 
 
