@@ -84,7 +84,17 @@ def common_namespace(**arrays: Array | None) -> Namespace:
                 f"{name} has dtype {x.dtype}, but {first_name} has {first.dtype}: xpreg does not change precision "
                 f"behind your back. Convert one of them, for example {name}.astype({first_name}.dtype)."
             )
+    _check_current(first_name, first)
     return xp
+
+
+def _check_current(name: str, x: Array) -> None:
+    """CuPy computes on the current device, whatever device its operands are on: refuse arrays of another one."""
+    if compat.is_cupy_array(x) and x.device.id != (current := _cupy().cuda.runtime.getDevice()):
+        raise DeviceMismatchError(
+            f"{name} is on CUDA device {x.device.id}, but the current device is {current}: "
+            f"work inside `with cupy.cuda.Device({x.device.id}):`."
+        )
 
 
 def _cupy() -> Any:
@@ -128,7 +138,7 @@ def to_device(x: Array, target: str | None) -> Array:
     DeviceNotAvailableError
         CuPy or the GPU is missing. There is no fallback.
     """
-    if target is None:
+    if target is None or x is None:
         return x
     if not compat.is_array_api_obj(x):
         x = np.asarray(x)
@@ -455,6 +465,13 @@ def multiprocessors(x: Array) -> int:
 def memory(x: Array) -> tuple[int, bool]:
     """Return the address of a NumPy or CuPy array, and whether it is C-contiguous."""
     return (x.data.ptr if compat.is_cupy_array(x) else x.ctypes.data), x.flags.c_contiguous
+
+
+def using(target: str | None) -> contextlib.AbstractContextManager[Any]:
+    """Make the CUDA device ``target`` the current one inside a block; nothing for the CPU and None."""
+    if target is None or target == "cpu":
+        return contextlib.nullcontext()
+    return _cupy().cuda.Device(_cuda_index(target))
 
 
 def on_device(x: Array) -> contextlib.AbstractContextManager[Any]:

@@ -102,7 +102,7 @@ def load_problem(
     problem = LOSSES[loss](arrays["A"], arrays["b"], weights=weights, device=device)
     x0 = arrays.get("x0")
     unused = tuple(sorted(set(arrays) - set(PROBLEM_ARRAYS)))
-    return problem, None if x0 is None else B.to_device(x0, device), unused
+    return problem, B.to_device(x0, device), unused
 
 
 def save_result(path: str | os.PathLike, result: Result, **facts: Any) -> None:

@@ -132,7 +132,7 @@ class Problem:
         return self._replace(
             rows=self.rows.to_device(device),
             _b=B.to_device(self._b, device),
-            w2=_move(self.w2, device),
+            w2=B.to_device(self.w2, device),
             _log_alpha=None,
         )
 
@@ -341,7 +341,3 @@ def _check_weights(weights: float | Array, rows: Map) -> Array | None:
         )
     check_finite(weights=weights)
     return namespace(weights).broadcast_to(weights * weights, (rows.n,))
-
-
-def _move(x: Array | None, device: str) -> Array | None:
-    return None if x is None else B.to_device(x, device)

@@ -34,10 +34,10 @@ class LinearProblem(Problem):
     """head o (z = A x) + regulariser, from plain arrays."""
 
     def __init__(self, head: Head, A: Array, b: Array, weights: float | Array, device: str | None):
-        if device is not None:
+        with B.using(device):
             A, b = B.to_device(A, device), B.to_device(b, device)
             weights = weights if isinstance(weights, int | float) else B.to_device(weights, device)
-        super().__init__(head, check_rows(A), b, weights)
+            super().__init__(head, check_rows(A), b, weights)
 
 
 class SoftmaxRegression(LinearProblem):

@@ -85,11 +85,22 @@ def minimize(
         raise InvalidArgumentError(f"problem is a {type(problem).__name__}, but an xpreg problem is needed.")
     solver = _make_method(method, options)
     _check_limits(tol, maxiter)
-    problem = problem.to_device(device)
+    with B.using(device):
+        return _minimize(problem.to_device(device), B.to_device(x0, device), solver, float(tol), maxiter, callback)
+
+
+def _minimize(
+    problem: Problem,
+    x0: Array | None,
+    solver: Method,
+    tol: float,
+    maxiter: int,
+    callback: Callable[[IterationRecord], Any] | None,
+) -> Result:
     if x0 is None:
         x = problem.default_start()
     else:
-        x0 = problem.check_x(B.to_device(x0, device), "x0")
+        x0 = problem.check_x(x0, "x0")
         shape = problem.stack_shape(x0)
         problem, x = problem.stacked(shape), flatten(x0, shape)
         problem.at(x0)  # raises where the loss is not defined
@@ -115,12 +126,12 @@ def minimize(
     for start in range(0, problem.size, size):
         stop = min(start + size, problem.size)
         part = problem if size >= problem.size else problem.slice(start, stop)
-        loop = Loop(part, x[start:stop, :], solver, float(tol), counts, (start, stop))
+        loop = Loop(part, x[start:stop, :], solver, tol, counts, (start, stop))
         done = loop.run(maxiter, notify)
         for one in done:
             one.ids += start
         finished += done
-    return _assemble(problem, finished, history, counts, float(tol), maxiter)
+    return _assemble(problem, finished, history, counts, tol, maxiter)
 
 
 def _assemble(
