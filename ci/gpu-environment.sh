@@ -10,14 +10,13 @@ nvidia-smi --query-gpu=index,name,driver_version,memory.total,compute_cap --form
 if [ -n "${XPREG_PYTHON:-}" ]; then
     PYTHON=$XPREG_PYTHON
 else
-    # the newest CUDA that the driver can run decides which CuPy is installed; [ctk] brings the CUDA libraries along
+    # the newest CUDA that the driver can run decides which CuPy is installed
     cuda=$(nvidia-smi | sed -n 's/.*CUDA Version: *\([0-9]*\).*/\1/p' | head -n 1)
     if [ "${cuda:-0}" -ge 13 ]; then cuda=13; else cuda=12; fi
     EXTRAS="cuda$cuda,sparse,plot,progress,sklearn,test"
     XPREG_VENV=${XPREG_VENV:-.venv-gpu}
     . ci/setup.sh
     PYTHON=$VIRTUAL_ENV/bin/python
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check "cupy-cuda${cuda}x[ctk]"
 fi
 export CUPY_CACHE_DIR=${CUPY_CACHE_DIR:-$PWD/.cupy-cache}
 "$PYTHON" -c 'import xpreg.backend as B; print("\n".join(f"{name}: {fact}" for name, fact in B.info().items()))'
