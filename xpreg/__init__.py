@@ -17,6 +17,7 @@ from .regressions import (
     ResNetSoftmaxRegression,
     SinhRegression,
     SoftmaxRegression,
+    SoftmaxReLURegression,
 )
 from .result import IterationRecord, Result, Status
 from .solvers import minimize
@@ -37,6 +38,7 @@ __all__ = [
     "Result",
     "SinhRegression",
     "SoftmaxNetwork",
+    "SoftmaxReLURegression",
     "SoftmaxRegression",
     "Status",
     "TrainResult",

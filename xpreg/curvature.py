@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .backend import Array, namespace
@@ -25,12 +26,14 @@ class Curvature:
     U : (..., r, n) low-rank rows, or None
     K : (..., r, r) their symmetric coupling, or None
     centre : (..., n) weights f that sum to 1, or None
+    inner : (..., n) a second diagonal, in y = A1 x where the map goes on after it (two layers), or None
     """
 
     D: Array
     U: Array | None = None
     K: Array | None = None
     centre: Array | None = None
+    inner: Array | None = None
 
     def plus_diagonal(self, w2: Array | None) -> Curvature:
         """Add diag(w2), w2 (n,): the regulariser.
@@ -74,9 +77,11 @@ def symmetric_2x2(k11: Array, k12: Array, k22: Array) -> Array:
 class Hessian:
     """A^T B A in x, for a map A and a curvature B: dense, or as a product that reads A once.
 
+    For two layers N^T B N + A1^T diag(inner) A1.
+
     Attributes
     ----------
-    rows : the map x -> z
+    rows : the linear map x -> z
     curvature : B, with (k, n) diagonal
     """
 
@@ -91,6 +96,8 @@ class Hessian:
         """Return the (k, d, d) matrices."""
         B = self.curvature
         H = self.rows.gram(B.D, B.centre)
+        if B.inner is not None:
+            H = H + self.rows.inner.gram(B.inner)
         P = self._low_rank()
         return H if P is None else H + P.mT @ (B.K @ P)
 
@@ -98,10 +105,21 @@ class Hessian:
         """Return the products (k, d) with v (k, d)."""
         return self.operator()(v)
 
+    def quadratic(self, v: Array) -> Array:
+        """Return <v, H v> (k,) for v (k, d)."""
+        B = self.curvature
+        total = B.quadratic(self.rows.apply(v))
+        if B.inner is None:
+            return total
+        t = self.rows.inner.apply(v)
+        return total + namespace(t).sum(B.inner * t * t, axis=-1)
+
     def operator(self):
         """Return v -> H v, with everything that does not depend on v worked out once."""
         B, P = self.curvature, self._low_rank()
         multiply = self.rows.gram_operator(B.D, B.centre)
+        if B.inner is not None:
+            multiply = _sum(multiply, self.rows.inner.gram_operator(B.inner))
         if P is None:
             return multiply
 
@@ -109,3 +127,7 @@ class Hessian:
             return multiply(v) + (P.mT @ (B.K @ (P @ v[..., None])))[..., 0]
 
         return product
+
+
+def _sum(f: Callable[[Array], Array], g: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    return lambda v: f(v) + g(v)

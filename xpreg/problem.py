@@ -1,7 +1,8 @@
-"""A problem is head o map + regulariser: min over x of L(A x, b) + 0.5 |diag(w) A x|^2."""
+"""A problem is head o map + regulariser: min over x of L(z, b) + 0.5 |diag(w) y|^2, z = y = A x or z = outer(y)."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -13,7 +14,8 @@ from .backend import Array, namespace, quiet
 from .curvature import Curvature, Hessian
 from .errors import DomainError, InvalidArgumentError
 from .heads import Head, HeadPoint
-from .maps import DenseRows, Map
+from .kinks import Kinks, kinks_at
+from .maps import Chain, DenseRows, Map
 
 
 class Problem:
@@ -24,9 +26,9 @@ class Problem:
     Parameters
     ----------
     head : the loss in z
-    rows : the map z = A x
+    rows : the map z = A x, or z = outer(y) with y = A1 x
     b : (n,), or (..., n) for a stack of independent problems
-    weights : scalar or (n,), the w of the regulariser 0.5 sum w_i^2 z_i^2
+    weights : scalar or (n,), the w of the regulariser 0.5 sum w_i^2 y_i^2, y = A x (two layers: A1 x)
 
     Attributes
     ----------
@@ -34,14 +36,14 @@ class Problem:
     shape : the leading shape of the stack, () for one problem
     """
 
-    def __init__(self, head: Head, rows: Map, b: Array, weights: float | Array = 0.0):
+    def __init__(self, head: Head, rows: Chain, b: Array, weights: float | Array = 0.0):
         self.head, self.rows = head, rows
         self.n, self.d = rows.n, rows.d
-        self.w2 = _check_weights(weights, rows)
+        self.w2 = _check_weights(weights, rows.inner, rows.first)
         _check_b(b, rows)
         head.check_b(b)
         self.shape: tuple[int, ...] = tuple(b.shape[:-1])
-        self._b = namespace(b).reshape(b, (-1, self.n))  # (1, n) or (k, n)
+        self._b = namespace(b).reshape(b, (-1, rows.n))  # (1, n) or (k, n)
         self._log_alpha: Array | None = None  # where the fused kernels start: the last x they saw is likely near
 
     def __repr__(self) -> str:
@@ -51,7 +53,7 @@ class Problem:
     @property
     def b(self) -> Array:
         """The targets (..., n)."""
-        return namespace(self._b).reshape(self._b, (*self.shape, self.n))
+        return namespace(self._b).reshape(self._b, (*self.shape, self.rows.n))
 
     # -- what users call ------------------------------------------------------------------------
 
@@ -142,14 +144,18 @@ class Problem:
         """Return where a solver starts when it is not told: x = 0, (k, d)."""
         return B.zeros((self.size, self.d), self.rows.like)
 
+    def active_units(self, x: Array) -> Array | None:
+        """Return which units are active at x (k, d), for maps that have units: (k, n) of 1, 0 on the kink, and -1."""
+        return None
+
     @property
     def size(self) -> int:
         """How many problems the stack holds."""
         return math.prod(self.shape)
 
-    def point(self, x: Array, z: Array | None = None, *, shape: tuple[int, ...] | None = None) -> Point:
-        """Evaluate at x (k, d) without any check; ``z`` (k, n) when it is known."""
-        return Point(self, x, self.rows.apply(x) if z is None else z, self.shape if shape is None else shape)
+    def point(self, x: Array, y: Array | None = None, *, shape: tuple[int, ...] | None = None) -> Point:
+        """Evaluate at x (k, d) without any check; ``y`` (k, n), the kept A x, when it is known."""
+        return Point(self, x, self.rows.inner.apply(x) if y is None else y, self.shape if shape is None else shape)
 
     def take(self, indices: Array) -> Problem:
         """Return the stack of the problems with these indices (an integer array on the device)."""
@@ -166,7 +172,7 @@ class Problem:
         if shape == self.shape:
             return self
         xp = namespace(self._b)
-        b = xp.reshape(xp.broadcast_to(self.b, (*shape, self.n)), (-1, self.n))
+        b = xp.reshape(xp.broadcast_to(self.b, (*shape, self.rows.n)), (-1, self.rows.n))
         return self._replace(_b=b, shape=tuple(shape))
 
     def _replace(self, **changes: Any) -> Problem:
@@ -181,17 +187,18 @@ class Problem:
             shape = namespace(x).broadcast_shapes(lead, self.shape)
         except ValueError as error:
             raise InvalidArgumentError(
-                f"x has shape {tuple(x.shape)}, but b has shape {(*self.shape, self.n)}: their leading axes, "
+                f"x has shape {tuple(x.shape)}, but b has shape {(*self.shape, self.rows.n)}: their leading axes, "
                 f"{lead} and {self.shape}, must be equal (or one of them empty)."
             ) from error
         return tuple(shape)
 
     def check_x(self, x: Array, name: str) -> Array:
         """Refuse an x of the wrong shape, place, precision or values."""
-        B.common_namespace(A=self.rows.like, **{name: x})
+        A = self.rows.first
+        B.common_namespace(**{A: self.rows.like, name: x})
         if x.ndim == 0 or x.shape[-1] != self.d:
             raise InvalidArgumentError(
-                f"{name} has shape {tuple(x.shape)}, but A has {self.d} columns: {name} must have shape "
+                f"{name} has shape {tuple(x.shape)}, but {A} has {self.d} columns: {name} must have shape "
                 f"({self.d},), or (..., {self.d}) for a stack."
             )
         check_finite(**{name: x})
@@ -205,18 +212,19 @@ def flatten(x: Array, shape: tuple[int, ...]) -> Array:
 
 
 class Point:
-    """A problem at a fixed x, with z = A x kept.
+    """A problem at a fixed x, with y = A x kept.
 
     Attributes
     ----------
     x : (k, d)
-    z : (k, n)
+    y : (k, n), what the linear part of the map gives; it moves along a line when x does
+    z : (k, n), what the head gets: y itself, or outer(y) (two layers: (k, m))
     """
 
-    def __init__(self, problem: Problem, x: Array, z: Array, shape: tuple[int, ...]):
+    def __init__(self, problem: Problem, x: Array, y: Array, shape: tuple[int, ...]):
         self.problem, self.shape = problem, shape
-        self.x, self.z = x, z
-        self.head: HeadPoint = problem.head.at(z, problem._b)
+        self.x, self.y, self.z = x, y, problem.rows.outer(y)
+        self.head: HeadPoint = problem.head.at(self.z, problem._b)
 
     def _shaped(self, y: Array) -> Array:
         return namespace(y).reshape(y, (*self.shape, *y.shape[1:]))
@@ -230,31 +238,74 @@ class Point:
         if w2 is None:
             return self.head.value
         with quiet():
-            return self.head.value + 0.5 * namespace(self.z).sum(w2 * self.z * self.z, axis=-1)
+            return self.head.value + 0.5 * namespace(self.y).sum(w2 * self.y * self.y, axis=-1)
 
     @functools.cached_property
-    def g_z(self) -> Array:
-        """Gradients (k, n) in z, the regulariser included."""
+    def rows(self) -> Map:
+        """The derivative of x -> z here, a linear map."""
+        return self.problem.rows.tangent(self.y)
+
+    @functools.cached_property
+    def g_h(self) -> Array:
+        """Gradients (k, n) in the units: A2^T g_z for two layers, g_z itself for one; without the regulariser."""
+        with quiet():
+            return self.rows.pull(self.head.g_z)
+
+    @functools.cached_property
+    def g_y(self) -> Array:
+        """Gradients (k, n) in y, the regulariser included."""
         w2 = self.problem.w2
-        return self.head.g_z if w2 is None else self.head.g_z + w2 * self.z
+        g = self.rows.gate(self.g_h)
+        return g if w2 is None else g + w2 * self.y
+
+    @property
+    def g_z(self) -> Array:
+        """Gradients (k, n) in z, the regulariser included where it is a function of z."""
+        return self.g_y if self.rows is self.problem.rows else self.head.g_z
 
     @functools.cached_property
     def grads(self) -> Array:
-        """Gradients (k, d) in x: A^T g_z."""
+        """Gradients (k, d) in x: A^T g_y. At a kink, those of the side where the unit is not active."""
         with quiet():
-            return self.problem.rows.adjoint(self.g_z)
+            return self.rows.inner.adjoint(self.g_y)
+
+    @functools.cached_property
+    def kinks(self) -> Kinks | None:
+        """The kinks that the points lie on up to rounding; None where there are none."""
+        return kinks_at(self) if self.problem.rows.has_kinks else None
+
+    @property
+    def step_grads(self) -> Array:
+        """The gradients (k, d) that models are built on: `grads`, but with units on concave kinks active."""
+        return self.grads if self.kinks is None else self.kinks.grads
+
+    @property
+    def least_grads(self) -> Array:
+        """The subgradients (k, d) of least norm: `grads` where there is no kink, zero where the loss is stationary."""
+        return self.grads if self.kinks is None else self.kinks.least_grads
+
+    def slope(self, p: Array) -> Array:
+        """Return the derivatives (k,) of the losses along p (k, d); at kinks an upper bound of the one-sided ones."""
+        return namespace(p).sum(self.grads * p, axis=-1) if self.kinks is None else self.kinks.slope(p)
 
     def curvature(self) -> Curvature:
-        """Exact second derivative in z, the regulariser included."""
-        return self.head.curvature().plus_diagonal(self.problem.w2)
+        """Exact second derivative in z, the regulariser and what the map adds in y included."""
+        return self._in_y(self.head.curvature(), self.rows.bend(self.g_h))
 
     def gauss_newton(self) -> Curvature:
         """Its Gauss-Newton part, the regulariser included: positive semidefinite."""
-        return self.head.gauss_newton().plus_diagonal(self.problem.w2)
+        return self._in_y(self.head.gauss_newton(), None)
+
+    def _in_y(self, curvature: Curvature, bend: Array | None) -> Curvature:
+        w2 = self.problem.w2
+        if self.rows.inner is self.rows:  # y = z: one Gram matrix does for all
+            return curvature.plus_diagonal(w2)
+        terms = [term for term in (w2, bend) if term is not None]
+        return dataclasses.replace(curvature, inner=sum(terms, 0.0 * self.y) if terms else None)
 
     def hessian(self, curvature: Curvature | None = None) -> Hessian:
         """Return the exact Hessian, or the one of another curvature, as an operator on (k, d)."""
-        return Hessian(self.problem.rows, self.curvature() if curvature is None else curvature)
+        return Hessian(self.rows, self.curvature() if curvature is None else curvature)
 
     # -- the shapes of x: what users use --------------------------------------------------------
 
@@ -307,34 +358,41 @@ def _all_finite(values: Any) -> bool:
     return all(math.isfinite(v) for v in values)
 
 
-def check_rows(A: Array) -> DenseRows:
+def check_matrix(**matrix: Array) -> None:
     """Refuse an A that is no (n, d) array of finite floats with n, d >= 1."""
-    B.common_namespace(A=A)
-    if A.ndim != 2 or A.shape[0] < 1 or A.shape[1] < 1:
-        raise InvalidArgumentError(
-            f"A has shape {tuple(A.shape)}, but a matrix (n, d) with at least one row and one column is needed."
-        )
-    check_finite(A=A)
+    B.common_namespace(**matrix)
+    for name, A in matrix.items():
+        if A.ndim != 2 or A.shape[0] < 1 or A.shape[1] < 1:
+            raise InvalidArgumentError(
+                f"{name} has shape {tuple(A.shape)}, but a matrix (n, d) with at least one row and one column "
+                "is needed."
+            )
+    check_finite(**matrix)
+
+
+def check_rows(A: Array) -> DenseRows:
+    """Check A (n, d), and hold it as rows."""
+    check_matrix(A=A)
     return DenseRows(A)
 
 
-def _check_b(b: Array, rows: Map) -> None:
-    B.common_namespace(A=rows.like, b=b)
+def _check_b(b: Array, rows: Chain) -> None:
+    B.common_namespace(**{rows.last: rows.like}, b=b)
     if b.ndim < 1 or b.shape[-1] != rows.n or math.prod(b.shape) == 0:
         raise InvalidArgumentError(
-            f"b has shape {tuple(b.shape)}, but A has {rows.n} rows: b must have shape ({rows.n},), "
+            f"b has shape {tuple(b.shape)}, but {rows.last} has {rows.n} rows: b must have shape ({rows.n},), "
             f"or (..., {rows.n}) for a stack of at least one problem."
         )
     check_finite(b=b)
 
 
-def _check_weights(weights: float | Array, rows: Map) -> Array | None:
+def _check_weights(weights: float | Array, rows: Map, name: str) -> Array | None:
     """Return w^2 (n,), or None when the weights are the number 0."""
     if isinstance(weights, int | float):
         if not math.isfinite(weights):
             raise InvalidArgumentError(f"weights is {weights}, but a finite number or array (n,) is needed.")
         return None if weights == 0 else B.full((rows.n,), float(weights) ** 2, rows.like)
-    B.common_namespace(A=rows.like, weights=weights)
+    B.common_namespace(**{name: rows.like}, weights=weights)
     if tuple(weights.shape) not in ((), (rows.n,)):
         raise InvalidArgumentError(
             f"weights has shape {tuple(weights.shape)}, but a number or an array of shape ({rows.n},) is needed."

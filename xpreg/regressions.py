@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from . import activations
 from . import backend as B
-from .backend import Array
+from .backend import Array, namespace
 from .errors import InvalidArgumentError
 from .heads import Elementwise, Head, Normalised, Rescaled, Softmax, SoftmaxKL
-from .problem import Problem, check_rows
+from .kinks import touching
+from .maps import TwoLayer
+from .problem import Problem, check_matrix, check_rows
 
 SHARED_PARAMETERS = """
     Parameters
@@ -38,6 +41,14 @@ class LinearProblem(Problem):
             A, b = B.to_device(A, device), B.to_device(b, device)
             weights = weights if isinstance(weights, int | float) else B.to_device(weights, device)
             super().__init__(head, check_rows(A), b, weights)
+
+
+def softmax_head(loss: str) -> Head:
+    """Return the head of a softmax with the ``"squared"`` or the ``"kl"`` loss."""
+    heads: dict[str, Callable[[], Head]] = {"squared": Softmax, "kl": SoftmaxKL}
+    if loss not in heads:
+        raise InvalidArgumentError(f"loss is {loss!r}, but 'squared' or 'kl' is needed.")
+    return heads[loss]()
 
 
 class SoftmaxRegression(LinearProblem):
@@ -71,10 +82,7 @@ class SoftmaxRegression(LinearProblem):
         loss: str = "squared",
         device: str | None = None,
     ):
-        heads: dict[str, Callable[[], Head]] = {"squared": Softmax, "kl": SoftmaxKL}
-        if loss not in heads:
-            raise InvalidArgumentError(f"loss is {loss!r}, but 'squared' or 'kl' is needed.")
-        super().__init__(heads[loss](), A, b, weights, device)
+        super().__init__(softmax_head(loss), A, b, weights, device)
 
 
 class ResNetSoftmaxRegression(LinearProblem):
@@ -152,6 +160,117 @@ class SinhRegression(_ElementwiseRegression):
     name, activation = "sinh", staticmethod(activations.sinh)
 
 
+class SoftmaxReLURegression(Problem):
+    """min over x of 0.5 |softmax(A2 relu(A1 x)) - b|^2 + 0.5 |diag(w) A1 x|^2, or the same with sum b log(b/softmax).
+
+    Between the faces <a1_i, x> = 0 it is softmax regression with the rows A2 S A1, S = diag(1[A1 x > 0]); across
+    them the gradient jumps by a1_i (A2^T g_z)_i. `grad`, `hess` and `hvp` are those of the cell, at a face those of
+    the side where its unit is not active. Solvers take a face with a convex kink for what it is: they measure
+    the subgradient of least norm, which is zero at a minimiser on a kink, and return it as ``Result.grad``.
+    ``Result.activation`` says which units are active.
+
+    Parameters
+    ----------
+    A1 : array (n, d)
+    A2 : array (m, n)
+    b : array (m,), or (..., m) for a stack of independent problems
+    weights : number or array (n,), the w of the regulariser 0.5 |diag(w) A1 x|^2
+    loss : ``"squared"``, or ``"kl"`` (b must be a distribution; convex in z, but not in x)
+    smoothing : s >= 0; s > 0 puts h(y) = s log(1 + e^(y/s)) in the place of relu, and the loss has no kinks.
+        It differs from relu by at most s log 2.
+    device : ``"cpu"``, ``"cuda"`` or ``"cuda:N"`` moves all arrays there first; None leaves them where they are
+
+    Raises
+    ------
+    InvalidArgumentError
+        An array has the wrong shape or dtype, or is not finite; loss or smoothing is unknown.
+    DeviceMismatchError
+        The arrays live in different libraries or on different devices, and ``device`` is not given.
+    DeviceNotAvailableError
+        ``device`` asks for a GPU that is not there.
+
+    Attributes
+    ----------
+    n, d : numbers of rows and columns of A1
+    m : number of rows of A2
+
+    References
+    ----------
+    arXiv 2308.08358 (softmax-ReLU regression); MATH section 3.
+
+    Examples
+    --------
+    >>> import numpy as np, xpreg
+    >>> A1 = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 1.0]])
+    >>> A2 = np.array([[1.0, 0.0, 0.5], [0.0, 1.0, 0.0], [-1.0, 0.5, 1.0]])
+    >>> hidden = np.array([0.5, 1.0])
+    >>> b = xpreg.SoftmaxReLURegression(A1, A2, np.ones(3) / 3).predict(hidden)
+    >>> result = xpreg.minimize(xpreg.SoftmaxReLURegression(A1, A2, b))
+    >>> result.success, result.x.round(6).tolist(), result.activation.tolist()
+    (True, [0.5, 1.0], [1, 1, 1])
+    """
+
+    rows: TwoLayer
+
+    def __init__(
+        self,
+        A1: Array,
+        A2: Array,
+        b: Array,
+        *,
+        weights: float | Array = 0.0,
+        loss: str = "squared",
+        smoothing: float = 0.0,
+        device: str | None = None,
+    ):
+        if device is not None:
+            A1, A2, b = (B.to_device(array, device) for array in (A1, A2, b))
+            weights = weights if isinstance(weights, int | float) else B.to_device(weights, device)
+        check_matrix(A1=A1, A2=A2)
+        if A2.shape[1] != A1.shape[0]:
+            raise InvalidArgumentError(
+                f"A2 has shape {tuple(A2.shape)}, but A1 has {A1.shape[0]} rows: A2 must have as many columns."
+            )
+        if not isinstance(smoothing, int | float) or not 0 <= smoothing < math.inf:
+            raise InvalidArgumentError(f"smoothing is {smoothing!r}, but a number >= 0 is needed.")
+        super().__init__(softmax_head(loss), TwoLayer(A1, A2, float(smoothing)), b, weights)
+        self.n, self.m = A1.shape[0], A2.shape[0]
+
+    def default_start(self) -> Array:
+        """Return the best of some points (k, d) near x = 0, where no unit is active and nothing pulls.
+
+        They lie along -A1^T A2^T g_z, g_z that of z = 0, which is downhill when half of the units are active; along
+        the subgradient of least norm with all those units active that lower the loss, which is downhill if anything
+        is; and along the row of A1 that pulls most; where they change an exponent by 1, 1/4, 1/16 and 1/64.
+        A start that is better than x = 0 cannot end where all units are inactive.
+        """
+        rows = self.rows
+        zero = self.point(super().default_start())
+        xp = namespace(zero.x)
+        c = zero.g_h
+        row = xp.take(rows.inner.A, xp.argmin(c * rows.row_norms, axis=-1), axis=0)
+        best = row
+        lowest = xp.full_like(zero.values, xp.inf)
+        for p in (-rows.inner.adjoint(c), -zero.least_grads, row):
+            q = rows.inner.apply(p)
+            change = zero.head.change(rows.outer(q))
+            useful = xp.isfinite(change) & (change > 0)
+            for t in (1.0, 0.25, 0.0625, 0.015625):
+                step = xp.where(useful, t / xp.where(useful, change, xp.ones_like(change)), 0.0 * change)[:, None]
+                values = xp.where(useful, self.point(step * p, step * q).values, xp.full_like(lowest, xp.inf))
+                lower = values < lowest
+                best = xp.where(lower[:, None], step * p, best)
+                lowest = xp.where(lower, values, lowest)
+        return best
+
+    def active_units(self, x: Array) -> Array | None:
+        point = self.point(x)
+        xp = namespace(x)
+        if not self.rows.has_kinks:
+            return xp.astype(xp.sign(point.y), xp.int8)
+        return xp.astype(xp.where(touching(point), xp.zeros_like(point.y), xp.sign(point.y)), xp.int8)
+
+
 LOSSES: dict[str, Callable[..., Problem]] = {
     "softmax": SoftmaxRegression,
     "softmax-kl": lambda *a, **k: SoftmaxRegression(*a, loss="kl", **k),
@@ -164,3 +283,9 @@ LOSSES: dict[str, Callable[..., Problem]] = {
     "sinh-rescaled": lambda *a, **k: SinhRegression(*a, rescaled=True, **k),
 }
 """Every loss by its command-line name; tests run over this table, so a new loss is tested the day it is added."""
+
+TWO_LAYER_LOSSES: dict[str, Callable[..., Problem]] = {
+    "softmax-relu": SoftmaxReLURegression,
+    "softmax-relu-kl": lambda *a, **k: SoftmaxReLURegression(*a, loss="kl", **k),
+}
+"""Those that take A1, A2, b in the place of A, b."""

@@ -77,7 +77,7 @@ class Result:
     ----------
     x : (d,) or (..., d) solution, in the library and on the device of the input
     fun : loss at x, float or (...)
-    grad : gradient at x, like x
+    grad : gradient at x, like x; where the loss has kinks, its subgradient of least norm
     success : True when every problem converged (or is exact to working precision)
     status : `Status`, or an integer array (...) of its values
     converged : bool, or a bool array (...)
@@ -85,6 +85,8 @@ class Result:
     nit, nfev, ngev, nhev : iterations, and evaluations of loss, gradient, Hessian (or Hessian-vector products)
     history : one `IterationRecord` per iteration
     certificate : what `certify` found, or None
+    activation : for losses with units (two layers) int8 (..., n): 1 where a unit is active at x, -1 where it is not,
+        0 where x lies on its kink up to rounding; else None
     """
 
     x: Array
@@ -100,12 +102,13 @@ class Result:
     nhev: int
     history: tuple[IterationRecord, ...] = dataclasses.field(repr=False)
     certificate: Any = dataclasses.field(default=None, repr=False)
+    activation: Array | None = dataclasses.field(default=None, repr=False)
 
     def to_device(self, device: str | None) -> Result:
         """Return the same result with its arrays on ``"cpu"``, ``"cuda"`` or ``"cuda:N"``."""
         moved = {
             name: B.to_device(getattr(self, name), device)
-            for name in ("x", "fun", "grad", "status", "converged")
+            for name in ("x", "fun", "grad", "status", "converged", "activation")
             if hasattr(getattr(self, name), "shape")
         }
         return dataclasses.replace(self, **moved)

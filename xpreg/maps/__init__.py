@@ -1,6 +1,7 @@
 """Ways of holding the rows: the map x -> z. A map never knows a loss."""
 
-from .base import Map
+from .base import Chain, Map
 from .dense import DenseRows
+from .two_layer import TwoLayer
 
-__all__ = ["DenseRows", "Map"]
+__all__ = ["Chain", "DenseRows", "Map", "TwoLayer"]

@@ -1,23 +1,82 @@
-"""What a map x -> z = A x must know."""
+"""What a map x -> z must know: a linear one, z = A x, or one that goes on after it, z = outer(A x)."""
 
 from __future__ import annotations
 
 import abc
 from collections.abc import Callable
 
-from ..backend import Array
+from ..backend import Array, namespace
 
 
-class Map(abc.ABC):
-    """z = A x, A (n, d). Stacks have one leading axis k (and, in `adjoint`, any number of them)."""
+class Chain(abc.ABC):
+    """z = outer(y), y = inner x: a linear map and what follows it.
+
+    Solvers keep y, which moves along a straight line when x does; everything else they ask of `tangent`.
+    """
 
     n: int
     d: int
+    first: str = "A"
+    """What users call the matrix that x meets, for messages."""
+    last: str = "A"
+    """What users call the matrix whose rows belong to b, for messages."""
+    has_kinks: bool = False
+    """Whether the gradient jumps across the faces y_i = 0."""
 
     @property
     @abc.abstractmethod
     def like(self) -> Array:
         """An array in the library, on the device and in the dtype of the map."""
+
+    @property
+    @abc.abstractmethod
+    def inner(self) -> Map:
+        """The linear map x -> y."""
+
+    @abc.abstractmethod
+    def outer(self, y: Array) -> Array:
+        """Return z for y."""
+
+    @abc.abstractmethod
+    def tangent(self, y: Array) -> Map:
+        """Return the derivative of x -> z at y, a linear map."""
+
+    @abc.abstractmethod
+    def rounding(self, x: Array, y: Array) -> Array:
+        """Return the size (k,) that makes eps times it the rounding error of an entry of z."""
+
+    @abc.abstractmethod
+    def to_device(self, device: str | None) -> Chain:
+        """Move the arrays."""
+
+
+class Map(Chain):
+    """z = A x, A (n, d), y = z. Stacks have one leading axis k (and, in `adjoint`, any number of them)."""
+
+    @property
+    def inner(self) -> Map:
+        return self
+
+    def outer(self, y: Array) -> Array:
+        return y
+
+    def tangent(self, y: Array) -> Map:
+        return self
+
+    def rounding(self, x: Array, y: Array) -> Array:
+        return namespace(x).linalg.vector_norm(x, axis=-1) * self.largest_row_norm
+
+    def pull(self, v: Array) -> Array:
+        """Return the gradient in the units h for one in z, (k, ...): `adjoint` begins so; A2^T v of two layers."""
+        return v
+
+    def gate(self, c: Array) -> Array:
+        """Return the gradient in y for one in the units h: S c of two layers."""
+        return c
+
+    def bend(self, c: Array) -> Array | None:
+        """Return the curvature in y, a diagonal, that h(y) brings in where the gradient in h is c; None for none."""
+        return None
 
     @abc.abstractmethod
     def apply(self, x: Array) -> Array:
@@ -44,7 +103,3 @@ class Map(abc.ABC):
     @abc.abstractmethod
     def largest_row_norm(self) -> Array:
         """The largest 2-norm () of a row of A."""
-
-    @abc.abstractmethod
-    def to_device(self, device: str | None) -> Map:
-        """Move the rows."""

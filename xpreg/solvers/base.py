@@ -20,6 +20,7 @@ class Direction:
     ok : (k,) bool, False where p is unusable and `Method.repair` must be asked
     convex : (k,) bool, True where no negative curvature was found: then a zero gradient is a minimum
     bend : (k,) negative curvature <p, H p> of escape directions, 0 elsewhere; or None
+    slope : (k,) change of the loss along p at first order, kinks included; None where <g, p> is to be taken
     label : what was done, for the record
     products : Hessians or Hessian-vector products that it took
     """
@@ -28,6 +29,7 @@ class Direction:
     ok: Array
     convex: Array
     bend: Array | None = None
+    slope: Array | None = None
     label: str = ""
     products: int = 1
 

@@ -10,6 +10,7 @@ from typing import Any
 from .. import backend as B
 from ..backend import Array, namespace
 from ..errors import InvalidArgumentError
+from ..kinks import most_faces
 from ..problem import Problem, flatten
 from ..result import IterationRecord, Result, Status
 from .base import Method
@@ -152,6 +153,7 @@ def _assemble(
         return xp.reshape(values, (*problem.shape, problem.d))
 
     x, grad = on_device("x"), on_device("grad")
+    activation = problem.active_units(xp.reshape(x, (-1, problem.d)))
     fun, gmax, threshold = host("fun"), host("gmax"), host("threshold")
     status = [_STATUS[int(s)] for s in host("status")]
     common: dict[str, Any] = {
@@ -164,6 +166,9 @@ def _assemble(
         "ngev": counts.ngev,
         "nhev": counts.nhev,
         "history": tuple(history),
+        "activation": activation
+        if activation is None
+        else xp.reshape(activation, (*problem.shape, activation.shape[-1])),
     }
     if not problem.shape:
         return Result(fun=fun[0], status=status[0], converged=status[0].success, **common)
@@ -202,7 +207,13 @@ def _message(status: list[Status], gmax: list[float], threshold: list[float], to
 
 
 def _part_size(problem: Problem) -> int:
-    floats = 14 * problem.n + 5 * problem.d**2 + 10 * problem.d
+    rows = problem.rows
+    floats = 14 * rows.n + 5 * problem.d**2 + 10 * problem.d
+    if rows.inner is not rows:
+        floats += 14 * rows.inner.n
+    if rows.has_kinks:
+        J = most_faces(rows)
+        floats += J * (5 * J + 4 * problem.d)
     return max(1, WORKING_BYTES // (floats * B.itemsize(problem.rows.like)))
 
 

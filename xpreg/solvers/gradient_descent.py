@@ -23,9 +23,9 @@ class GradientDescent(Method):
 
     def direction(self, point: Point, stationary: Any) -> Direction:
         xp = namespace(point.x)
-        g = point.grads
+        g = point.least_grads
         gg = xp.sum(g * g, axis=-1)
-        bend = point.curvature().quadratic(point.problem.rows.apply(g))  # <g, H g> from q = A g
+        bend = point.hessian().quadratic(g)  # <g, H g> from q = A g
         one = xp.ones_like(gg)
         fallback = xp.where(bend > 0, gg / xp.where(bend > 0, bend, one), one)
         step = fallback

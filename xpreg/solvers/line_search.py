@@ -1,4 +1,7 @@
-"""Backtracking on the kept z: z(x + t p) = z + t A p, so a trial costs O(n) and never reads A."""
+"""Backtracking on the kept y: y(x + t p) = y + t A p, so a trial costs O(n) and never reads A.
+
+For one layer z = y; for two a trial goes on from y and reads A2, not A1.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import dataclasses
 from ..backend import Array, namespace, quiet
 from ..problem import Point
 from .base import Direction
+from .kinked import first_minimum
 
 SUFFICIENT_DECREASE = 1e-4
 """Armijo's constant; Nocedal and Wright, Numerical Optimization (2006), section 3.1."""
@@ -35,8 +39,9 @@ class Ray:
         xp = namespace(self.point.x)
         p = self.direction.p
         with quiet():
-            self.q = self.point.problem.rows.apply(p)
-            self.slope = xp.sum(self.point.grads * p, axis=-1)
+            self.q = self.point.rows.inner.apply(p)
+            slope = self.direction.slope
+            self.slope = self.point.slope(p) if slope is None else slope
             bend = self.direction.bend
             self.bend = xp.zeros_like(self.slope) if bend is None else bend
             self.noise = value_noise(self.point)
@@ -45,10 +50,14 @@ class Ray:
         """Return 1, or less where that would change an exponent by more than ``reach``; 0 where nothing runs."""
         xp = namespace(self.q)
         with quiet():
-            change = self.point.head.change(self.q)
+            rows, point = self.point.problem.rows, self.point
+            change = point.head.change(self.q if point.rows is rows else rows.outer(point.y + self.q) - point.z)
             self.bounded = change > self.reach
             one = xp.ones_like(change)
             self.first = xp.where(self.bounded, self.reach / change, one)
+            if rows.has_kinks and self.direction.slope is None:
+                kink = first_minimum(point, self.q, self.slope)
+                self.first = xp.where(kink < self.first, kink, self.first)
             return xp.where(self.running & xp.isfinite(self.first), self.first, 0.0 * one)
 
     def trial(self, t: Array) -> Trial:
@@ -56,8 +65,9 @@ class Ray:
         xp = namespace(t)
         point = self.point
         with quiet():
-            dz = t[:, None] * self.q
-            new = point.problem.point(point.x + t[:, None] * self.direction.p, point.z + dz, shape=point.shape)
+            dy = t[:, None] * self.q
+            new = point.problem.point(point.x + t[:, None] * self.direction.p, point.y + dy, shape=point.shape)
+            dz = dy if point.rows is point.problem.rows else new.z - point.z
             predicted = t * self.slope + 0.5 * t * t * self.bend
             rise = new.values - point.values
             enough = rise <= SUFFICIENT_DECREASE * predicted
@@ -86,10 +96,10 @@ class Trial:
 
 
 def z_noise(point: Point) -> Array:
-    """Estimate the rounding error (k,) of an entry of z: eps (|x| max|a_i| + 8); the 8 stands for the activation."""
+    """Estimate the rounding error (k,) of an entry of z, in one layer eps (|x| max|a_i| + 8); 8 for the activation."""
     xp = namespace(point.x)
     eps = float(xp.finfo(point.x.dtype).eps)
-    return eps * (xp.linalg.vector_norm(point.x, axis=-1) * point.problem.rows.largest_row_norm + 8.0)
+    return eps * (point.problem.rows.rounding(point.x, point.y) + 8.0)
 
 
 def value_noise(point: Point) -> Array:
@@ -98,7 +108,9 @@ def value_noise(point: Point) -> Array:
     dz = z_noise(point)
     D = point.gauss_newton().D
     first = xp.sum(xp.abs(point.g_z), axis=-1)
-    return dz * first + 0.5 * dz * dz * xp.sum(xp.abs(D), axis=-1)
+    noise = dz * first + 0.5 * dz * dz * xp.sum(xp.abs(D), axis=-1)
+    w2 = _weights_in_y(point)
+    return noise if w2 is None else noise + y_noise(point) * xp.sum(xp.abs(w2 * point.y), axis=-1)
 
 
 def grad_noise(point: Point) -> Array:
@@ -106,4 +118,19 @@ def grad_noise(point: Point) -> Array:
     xp = namespace(point.x)
     D = point.gauss_newton().D
     norm = xp.linalg.vector_norm(D, axis=-1) + xp.linalg.vector_norm(point.g_z, axis=-1)
-    return xp.max(point.problem.rows.column_norms) * z_noise(point) * norm
+    noise = xp.max(point.rows.column_norms, axis=-1) * z_noise(point) * norm
+    w2 = _weights_in_y(point)
+    if w2 is None:
+        return noise
+    return noise + xp.max(point.rows.inner.column_norms) * y_noise(point) * xp.linalg.vector_norm(w2)
+
+
+def y_noise(point: Point) -> Array:
+    """Estimate the rounding error (k,) of an entry of y."""
+    eps = float(namespace(point.x).finfo(point.x.dtype).eps)
+    return eps * point.rows.inner.rounding(point.x, point.y)
+
+
+def _weights_in_y(point: Point) -> Array | None:
+    """Return the w^2 of a regulariser that is no function of z, which D and g_z do not know."""
+    return None if point.rows is point.problem.rows else point.problem.w2

@@ -54,7 +54,7 @@ class Loop:
         self.method, self.tol, self.counts, self.part = method, tol, counts, part
         method.start(problem)
         self.point = problem.point(x)
-        self.f, self.gmax = (v.copy() for v in B.read(self.point.values, largest(self.point.grads)))
+        self.f, self.gmax = (v.copy() for v in B.read(self.point.values, largest(self.point.least_grads)))
         self.threshold = tol * self.gmax
         self.reach = LARGEST_CHANGE + 0.0 * self.point.values
         self.ids = (self.f == self.f).nonzero()[0]  # 0, ..., k - 1
@@ -100,8 +100,8 @@ class Loop:
         self.point, self.reach = trial.point, trial.reach
         if worse.any():  # rounding: the old point was better
             back = B.new(worse, point.x, dtype=xp.bool)[:, None]
-            x, z = xp.where(back, point.x, trial.point.x), xp.where(back, point.z, trial.point.z)
-            self.point = point.problem.point(x, z, shape=point.shape)
+            x, y = xp.where(back, point.x, trial.point.x), xp.where(back, point.y, trial.point.y)
+            self.point = point.problem.point(x, y, shape=point.shape)
         self.stalled |= running & ((flat & ~(gmax < PROGRESS * self.gmax)) | (step == 0))
         self.f[running & ~worse] = f[running & ~worse]
         self.gmax[running & ~worse] = gmax[running & ~worse]
@@ -133,7 +133,7 @@ class Loop:
                     xp.astype(direction.ok, t.dtype),
                     xp.astype(trial.accepted, t.dtype),
                     trial.point.values,
-                    largest(trial.point.grads),
+                    largest(trial.point.least_grads),
                     t,
                     xp.astype(trial.flat, t.dtype),
                     xp.astype(direction.convex, t.dtype),
@@ -158,7 +158,7 @@ class Loop:
         index = None if mask.all() else B.new(mask.nonzero()[0], self.point.x, dtype=xp.int64)
         problem, x = self.point.problem, self.point.x
         fresh = problem.point(x) if index is None else problem.take(index).point(xp.take(x, index, axis=0))
-        fun, gmax, noise = (v.copy() for v in B.read(fresh.values, largest(fresh.grads), grad_noise(fresh)))
+        fun, gmax, noise = (v.copy() for v in B.read(fresh.values, largest(fresh.least_grads), grad_noise(fresh)))
         self.counts.nfev, self.counts.ngev = self.counts.nfev + 1, self.counts.ngev + 1
 
         threshold, finished, stalled = self.threshold[mask], self.finished[mask], self.stalled[mask]
@@ -173,7 +173,7 @@ class Loop:
         status[gmax <= threshold] = int(Status.CONVERGED)
         if ending is not None:
             status[~finished] = int(ending)
-        self.done.append(Finished(self.ids[mask], fresh.x, fresh.grads, fun, status, gmax, threshold))
+        self.done.append(Finished(self.ids[mask], fresh.x, fresh.least_grads, fun, status, gmax, threshold))
         self.keep(~mask)
 
     def keep(self, mask: Any) -> None:
@@ -183,7 +183,7 @@ class Loop:
             xp = namespace(self.point.x)
             index = B.new(mask.nonzero()[0], self.point.x, dtype=xp.int64)
             problem = self.point.problem.take(index)
-            self.point = problem.point(xp.take(self.point.x, index, axis=0), xp.take(self.point.z, index, axis=0))
+            self.point = problem.point(xp.take(self.point.x, index, axis=0), xp.take(self.point.y, index, axis=0))
             self.reach = xp.take(self.reach, index, axis=0)
             self.method.thin(index)
 

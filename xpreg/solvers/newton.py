@@ -8,6 +8,7 @@ from .. import backend as B
 from ..backend import Array, namespace
 from ..problem import Point
 from .base import Direction, Method
+from .kinked import minimum_with_kinks, on_kinks
 
 SHIFT = 2.0
 """The diagonal of the Hessian grows by SHIFT * eps of itself, less than its own rounding error."""
@@ -28,9 +29,9 @@ class Newton(Method):
     name: ClassVar[str] = "newton"
 
     def direction(self, point: Point, stationary: Any) -> Direction:
-        self.H = point.hessian().dense()
-        p, ok = _solve_shifted(self.H, point.grads, SHIFT * _eps(self.H))
-        return Direction(p, ok, ok, label="newton")
+        self.H = on_kinks(point, point.hessian().dense())
+        p, ok, slope = _solve_shifted(point, self.H, SHIFT * _eps(self.H))
+        return Direction(p, ok, ok, slope=slope, label="newton")
 
     def repair(self, point: Point, direction: Direction, bad: Any, stationary: Any) -> Direction:
         for method, where, label in (
@@ -47,17 +48,17 @@ class Newton(Method):
 
     def _shifted(self, point: Point, mask: Any) -> Direction:
         H = _rows(self.H, mask)
-        p, ok = _solve_shifted(H, point.grads, LARGER_SHIFT * point.problem.d * _eps(H))
-        return Direction(p, ok, ok, products=0)
+        p, ok, slope = _solve_shifted(point, H, LARGER_SHIFT * point.problem.d * _eps(H))
+        return Direction(p, ok, ok, slope=slope, products=0)
 
     def _gauss_newton(self, point: Point, mask: Any) -> Direction:
         G = point.hessian(point.gauss_newton()).dense()
         shift = REPAIR_SHIFT if point.x.dtype == namespace(G).float64 else REPAIR_SHIFT**0.5
-        p, ok = _solve_shifted(G, point.grads, shift)
+        p, ok, slope = _solve_shifted(point, G, shift)
         while not bool(namespace(ok).all(ok)):  # rare: G is positive semidefinite up to rounding
             shift *= 100
-            p, ok = _solve_shifted(G, point.grads, shift)
-        return Direction(p, ok, namespace(ok).zeros_like(ok))
+            p, ok, slope = _solve_shifted(point, G, shift)
+        return Direction(p, ok, namespace(ok).zeros_like(ok), slope=slope)
 
     def _escape(self, point: Point, mask: Any) -> Direction:
         direction = escape(point, *lowest_eigenpair(_rows(self.H, mask)))
@@ -89,18 +90,22 @@ def escape(point: Point, curvature: Array, v: Array, norm: Array) -> Direction:
     """
     xp = namespace(v)
     rounding = 64.0 * v.shape[-1] * float(xp.finfo(v.dtype).eps)
-    size = point.head.change(point.problem.rows.apply(v))
+    size = point.head.change(point.rows.apply(v))
     negative = (curvature < -rounding * norm) & (size > 0)
-    uphill = xp.sum(v * point.grads, axis=-1) > 0
+    slope = xp.sum(v * point.least_grads, axis=-1)
+    uphill = slope > 0
     size = xp.where(negative, size, xp.ones_like(size))
     scale = xp.where(uphill, -1.0 / size, 1.0 / size)
     p = xp.where(negative[:, None], v * scale[:, None], xp.zeros_like(v))
     bend = xp.where(negative, curvature * scale * scale, xp.zeros_like(scale))
-    return Direction(p, xp.ones_like(negative), ~negative, bend)
+    slope = xp.where(negative, slope * scale, xp.zeros_like(scale)) if point.problem.rows.has_kinks else None
+    return Direction(p, xp.ones_like(negative), ~negative, bend, slope)
 
 
-def _solve_shifted(H: Array, g: Array, shift: float) -> tuple[Array, Array]:
-    """Return -(H + shift diag(H))^-1 g, and whether that matrix is positive definite.
+def _solve_shifted(point: Point, H: Array, shift: float) -> tuple[Array, Array, Array | None]:
+    """Return -(H + shift diag(H))^-1 g, whether that matrix is positive definite, and None.
+
+    Where the loss has kinks, return the minimiser of the model that has them too, and its first-order change.
 
     This is a shift of the Jacobi-scaled Hessian, which has a unit diagonal: the scale of a column of A does not matter.
     A diagonal entry that is not positive counts as the largest one.
@@ -109,8 +114,12 @@ def _solve_shifted(H: Array, g: Array, shift: float) -> tuple[Array, Array]:
     diagonal = xp.linalg.diagonal(H)
     largest = xp.max(xp.abs(diagonal), axis=-1, keepdims=True)
     spare = xp.where(largest > 0, largest, xp.ones_like(largest))
-    p, ok = B.solve_if_posdef(H, g, shift * xp.where(diagonal > _eps(H) * largest, diagonal, spare))
-    return -p, ok
+    shifts = shift * xp.where(diagonal > _eps(H) * largest, diagonal, spare)
+    p, ok = B.solve_if_posdef(H, point.step_grads, shifts)
+    if not point.problem.rows.has_kinks:
+        return -p, ok, None
+    p, slope = minimum_with_kinks(point, H + B.eye(H.shape[-1], H) * shifts[:, None, :], -p, ok)
+    return p, ok, slope
 
 
 # -- moving between a stack and some of its problems ----------------------------------------------
@@ -122,7 +131,7 @@ def take(point: Point, mask: Any) -> Point:
         return point
     xp = namespace(point.x)
     indices = B.new(mask.nonzero()[0], point.x, dtype=xp.int64)
-    return point.problem.take(indices).point(xp.take(point.x, indices, axis=0), xp.take(point.z, indices, axis=0))
+    return point.problem.take(indices).point(xp.take(point.x, indices, axis=0), xp.take(point.y, indices, axis=0))
 
 
 def merge(direction: Direction, mask: Any, part: Direction) -> None:
@@ -146,4 +155,6 @@ def merge(direction: Direction, mask: Any, part: Direction) -> None:
     if part.bend is not None:
         old = xp.zeros_like(direction.p[:, 0]) if direction.bend is None else direction.bend
         direction.bend = put(old, part.bend)
+    if part.slope is not None and direction.slope is not None:
+        direction.slope = put(direction.slope, part.slope)
     direction.products += part.products

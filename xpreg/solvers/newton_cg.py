@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from .. import backend as B
@@ -10,6 +11,7 @@ from ..curvature import Curvature
 from ..errors import InvalidArgumentError
 from ..problem import Point
 from .base import Direction, Method
+from .kinked import downhill
 from .newton import escape, merge, take
 
 READ_EVERY = 8
@@ -37,13 +39,13 @@ class NewtonCG(Method):
 
     def direction(self, point: Point, stationary: Any) -> Direction:
         xp = namespace(point.x)
-        g_norm = xp.linalg.vector_norm(_scale(point) * point.grads, axis=-1)
+        g_norm = xp.linalg.vector_norm(_scale(point) * point.least_grads, axis=-1)
         if "g0" not in self.state:
             self.state["g0"] = g_norm
         random = None
         if stationary.any():
             probing = B.new(stationary, point.x, dtype=xp.bool)
-            random = xp.where(probing[:, None], B.random_normal(point.x.shape, 0, point.x), point.grads)
+            random = xp.where(probing[:, None], B.random_normal(point.x.shape, 0, point.x), point.least_grads)
         p, convex, v, curvature, products = self._solve(point, point.curvature(), self.state["g0"], random)
         direction = Direction(p, convex, convex, label=f"cg ({products})", products=products)
         if random is not None:  # only to look for negative curvature: leave along it, or stay
@@ -51,6 +53,8 @@ class NewtonCG(Method):
             direction.p = xp.where(probing[:, None], out.p, p)
             direction.bend = xp.where(probing, out.bend, xp.zeros_like(g_norm))
             direction.ok = convex | probing
+        elif point.kinks is not None:
+            direction.p = downhill(point, p)
         return direction
 
     def repair(self, point: Point, direction: Direction, bad: Any, stationary: Any) -> Direction:
@@ -59,7 +63,7 @@ class NewtonCG(Method):
             g0 = namespace(g0).take(g0, B.new(bad.nonzero()[0], g0, dtype=namespace(g0).int64), axis=0)
         p, ok, _, _, products = self._solve(some, some.gauss_newton(), g0)
         ok = namespace(ok).ones_like(ok)  # what rounding calls negative curvature of a Gauss-Newton matrix is zero
-        merge(direction, bad, Direction(p, ok, ~ok, products=products))
+        merge(direction, bad, Direction(downhill(some, p), ok, ~ok, products=products))
         direction.label += f", gauss-newton cg ({products})"
         return direction
 
@@ -67,17 +71,28 @@ class NewtonCG(Method):
         """Return p, convex, last direction and its curvature, and the number of products."""
         xp = namespace(point.x)
         scale = _scale(point)
-        g = scale * (point.grads if rhs is None else rhs)
-        relative = xp.linalg.vector_norm(scale * point.grads, axis=-1) / xp.where(g0 > 0, g0, xp.ones_like(g0))
+        stay = _on_kinks(point)
+        g = scale * stay(point.least_grads if rhs is None else rhs)
+        relative = xp.linalg.vector_norm(scale * point.least_grads, axis=-1) / xp.where(g0 > 0, g0, xp.ones_like(g0))
         forcing = xp.where(relative < 0.25, xp.sqrt(relative), 0.5 * xp.ones_like(relative))
         multiply = point.hessian(curvature).operator()
         limit = self.max_products or min(2 * point.problem.d, 1000)
-        p, convex, v, vHv, products = conjugate_gradients(lambda y: scale * multiply(scale * y), g, forcing, limit)
-        return scale * p, convex, scale * v, vHv, products
+        p, convex, v, vHv, products = conjugate_gradients(
+            lambda y: scale * stay(multiply(stay(scale * y))), g, forcing, limit
+        )
+        return stay(scale * p), convex, stay(scale * v), vHv, products
+
+
+def _on_kinks(point: Point) -> Callable[[Array], Array]:
+    """Return the projection onto the directions that stay on the kinks of a point."""
+    T = None if point.kinks is None else point.kinks.tangent
+    if T is None:
+        return lambda v: v
+    return lambda v: (T @ v[..., None])[..., 0]
 
 
 def _scale(point: Point) -> Array:
-    norms = point.problem.rows.column_norms
+    norms = point.problem.rows.inner.column_norms
     xp = namespace(norms)
     return 1.0 / xp.where(norms > 0, norms, xp.ones_like(norms))
 
