@@ -222,7 +222,7 @@ def assert_no_lower_point_nearby(loss, A1, A2, b, result, x, w, rng):
 
 
 def test_100_realisable_problems_never_end_at_a_false_solution(backend, rng, record_property):
-    """b = f at a hidden x: most runs reach zero loss, and the others end where no step goes down, or say they failed."""
+    """b = f at a hidden x: most runs reach zero loss; the others end where no step goes down, or say they failed."""
     zero = success = 0
     problems = 10 if backend.name in ("strict", "fakegpu") else 100  # those are slow
     for _ in range(problems):
