@@ -34,10 +34,10 @@ def minimum_with_kinks(point: Point, H: Array, p: Array, ok: Array) -> tuple[Arr
     p = xp.where(ok[:, None], p, xp.zeros_like(p))
     H = xp.where(ok[:, None, None], H, B.eye(H.shape[-1], H))
     s = 1.0 / xp.sqrt(xp.linalg.diagonal(H))
-    H = s[:, :, None] * H * s[:, None, :]
+    H = s[:, :, None] * H * s[:, None, :] + _ridge(H)
     on, up = touching(point), convex(point)
     wanted, order = on & up, xp.where(on, -xp.ones_like(y), xp.full_like(y, xp.inf))
-    free, slope = p, xp.sum(g * p, axis=-1)
+    free, slope = -s * xp.linalg.solve(H, (s * g)[..., None])[..., 0], xp.sum(g * p, axis=-1)
     for round in range(ROUNDS):
         q = point.rows.inner.apply(p)
         crossed = up & ~on & ((y > 0) != (y + q > 0))
@@ -57,6 +57,12 @@ def minimum_with_kinks(point: Point, H: Array, p: Array, ok: Array) -> tuple[Arr
         p = free - s * product(X, mu)
         slope = xp.sum(g * p, axis=-1) + xp.sum(mu * (r + product(faces.V, p)), axis=-1)
     return p, slope
+
+
+def _ridge(H: Array) -> Array:
+    """Return the rounding error of a matrix of unit diagonal, as one: no singular matrix is solved with."""
+    d = H.shape[-1]
+    return 8.0 * d * float(namespace(H).finfo(H.dtype).eps) * B.eye(d, H)
 
 
 def on_kinks(point: Point, H: Array) -> Array:
