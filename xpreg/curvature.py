@@ -50,6 +50,14 @@ class Curvature:
         K = symmetric_2x2(zero, one, -xp.sum(w2) * one)
         return dataclasses.replace(self, D=self.D + w2, U=U, K=K)
 
+    def sensitivity(self) -> Array:
+        """Return the size (..., n) of the diagonal of B: how far an error of z_i moves the gradient in z_i.
+
+        With a centre |D|*(1 - f): where f saturates, z itself does not matter any more.
+        """
+        D = namespace(self.D).abs(self.D)
+        return D if self.centre is None else D * (1.0 - self.centre)
+
     def product(self, t: Array) -> Array:
         """Return B t for t (..., n)."""
         xp = namespace(t)

@@ -296,6 +296,10 @@ class Point:
         """Its Gauss-Newton part, the regulariser included: positive semidefinite."""
         return self._in_y(self.head.gauss_newton(), None)
 
+    def convexified(self) -> Curvature:
+        """A positive semidefinite stand-in where the exact one is indefinite, the regulariser included."""
+        return self._in_y(self.head.convexified(), None)
+
     def _in_y(self, curvature: Curvature, bend: Array | None) -> Curvature:
         w2 = self.problem.w2
         if self.rows.inner is self.rows:  # y = z: one Gram matrix does for all

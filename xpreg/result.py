@@ -34,6 +34,11 @@ class Status(enum.IntEnum):
         "scale the columns of A, use float64, or start elsewhere",
     )
     STOPPED = 4, "the callback asked to stop"
+    FLAT = (
+        5,
+        "loss, gradient and curvature are constant to working precision here (a saturated start, or a loss that does "
+        "not depend on x): start elsewhere, for example at x = 0",
+    )
 
     @property
     def success(self) -> bool:
@@ -69,7 +74,7 @@ class IterationRecord:
     problems: tuple[int, int] = (0, 1)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Result:
     """The solution of one problem, or of a stack. Field names are SciPy's.
 

@@ -30,6 +30,10 @@ class HeadPoint(abc.ABC):
     def gauss_newton(self) -> Curvature:
         """Its Gauss-Newton part, which is positive semidefinite."""
 
+    def convexified(self) -> Curvature:
+        """A positive semidefinite stand-in for an indefinite curvature: Gauss-Newton, unless a head knows better."""
+        return self.gauss_newton()
+
     @abc.abstractmethod
     def predict(self) -> Array:
         """What the model predicts for b, (..., n)."""
@@ -59,6 +63,10 @@ class Head(abc.ABC):
     @abc.abstractmethod
     def at(self, z: Array, b: Array) -> HeadPoint:
         """Evaluate at z (..., n) with b (..., n)."""
+
+    def scale(self, b: Array) -> Array:
+        """Return the loss (...) that a prediction without any fit has: by it a loss is small."""
+        return 0.5 * namespace(b).vecdot(b, b)
 
     def check_b(self, b: Array) -> None:  # noqa: B027 - most losses accept any finite b
         """Refuse a ``b`` that this loss has no meaning for."""

@@ -45,5 +45,10 @@ class ElementwisePoint(HeadPoint):
         with quiet():
             return Curvature(self.g1 * self.g1)
 
+    def convexified(self) -> Curvature:
+        """D = g'^2 + |r g''|: near z = 0 the Gauss-Newton part of cosh vanishes, and gives no scale for a step."""
+        with quiet():
+            return Curvature(self.g1 * self.g1 + namespace(self.r).abs(self.r * self.g2))
+
     def predict(self) -> Array:
         return self.g

@@ -11,6 +11,8 @@ from .softmax import SimplexPoint, softmax
 class SoftmaxKL(Head):
     """L = sum b log(b/f),  f = softmax(z),  for distributions b.
 
+    Evaluated as sum [b log(b/f) - b + f], which is the same up to 1 - sum b.
+
     References
     ----------
     MATH section 1 (the convex companion of the squared loss).
@@ -21,6 +23,10 @@ class SoftmaxKL(Head):
     def at(self, z: Array, b: Array) -> SoftmaxKLPoint:
         return SoftmaxKLPoint(z, b)
 
+    def scale(self, b: Array) -> Array:
+        """1: a factor of e between b and f everywhere."""
+        return namespace(b).ones_like(b[..., 0])
+
     def check_b(self, b: Array) -> None:
         check_distribution(b, "KL")
 
@@ -30,7 +36,7 @@ class SoftmaxKLPoint(SimplexPoint):
 
     def __init__(self, z: Array, b: Array):
         xp = namespace(z)
-        self.f, log_alpha, _ = softmax(z)
+        self.f, m, log_alpha, _ = softmax(z)
         self.beta = xp.sum(b, axis=-1, keepdims=True)
         self.g_z = self.beta * self.f - b
         # sum b log(b/f) = sum [b log(b/f) - b + f] for distributions; no term of the right is negative, and with
@@ -40,7 +46,7 @@ class SoftmaxKLPoint(SimplexPoint):
             safe = xp.where(positive, b, xp.ones_like(b))
             r = (self.f - b) / safe
             close = b * (r - xp.log1p(r))
-            far = b * (xp.log(safe) + log_alpha - z) - b + self.f
+            far = b * (xp.log(safe) + log_alpha - (z - m)) - b + self.f
             terms = xp.where(xp.abs(r) < 0.5, close, far)
         self.value = xp.sum(xp.where(positive, terms, self.f), axis=-1)
 

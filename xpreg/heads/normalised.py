@@ -1,4 +1,4 @@
-"""Normalised regression 0.5 |g(z)/<g(z),1> - b|^2 with any activation g; ResNet-softmax is g = exp(z) + z."""
+"""Normalised regression 0.5 |g(z)/<g(z),1> - b|^2 with any convex activation g; ResNet-softmax is g = exp(z) + z."""
 
 from __future__ import annotations
 

@@ -19,6 +19,10 @@ class Rescaled(Head):
     def __init__(self, name: str, activation: Activation):
         self.name, self.activation = name, activation
 
+    def scale(self, b: Array) -> Array:
+        """0: the loss vanishes with u, whether u fits or not, so no loss counts as small."""
+        return namespace(b).zeros_like(b[..., 0])
+
     def at(self, z: Array, b: Array) -> RescaledPoint:
         return RescaledPoint(self.activation, z, b)
 
@@ -55,6 +59,11 @@ class RescaledPoint(HeadPoint):
         """D = g'^2 with the same U and K."""
         with quiet():
             return self._with_diagonal(self.g1 * self.g1)
+
+    def convexified(self) -> Curvature:
+        """D = g'^2 + |g''*(r - <b,r>)| with the same U and K."""
+        with quiet():
+            return self._with_diagonal(self.g1 * self.g1 + namespace(self.u).abs(self.g2 * self.r_b))
 
     def predict(self) -> Array:
         """The normalised u/alpha, which the loss compares with b."""

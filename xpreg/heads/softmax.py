@@ -22,15 +22,15 @@ class Softmax(Head):
         return SoftmaxPoint(z, b)
 
 
-def softmax(z: Array) -> tuple[Array, Array, Array]:
-    """Return f = softmax(z) over the last axis, log alpha = log sum exp(z), and the index (..., 1) of the largest z."""
+def softmax(z: Array) -> tuple[Array, Array, Array, Array]:
+    """Return f = softmax(z) over the last axis, m = max z, log sum exp(z - m), and the index of m, (..., 1) each."""
     xp = namespace(z)
     top = xp.argmax(z, axis=-1, keepdims=True)
     m = xp.take_along_axis(z, top, axis=-1)
     f = xp.exp(z - m)
     alpha = xp.sum(f, axis=-1, keepdims=True)
     f /= alpha
-    return f, m + xp.log(alpha), top
+    return f, m, xp.log(alpha), top
 
 
 class SimplexPoint(HeadPoint):
@@ -55,7 +55,7 @@ class SoftmaxPoint(SimplexPoint):
 
     def __init__(self, z: Array, b: Array):
         xp = namespace(z)
-        self.f, _, top = softmax(z)
+        self.f, _, _, top = softmax(z)
         c = self.f - b
         self.value = 0.5 * xp.vecdot(c, c)
         c_top = xp.take_along_axis(c, top, axis=-1)

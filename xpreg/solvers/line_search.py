@@ -51,10 +51,10 @@ class Ray:
         xp = namespace(self.q)
         with quiet():
             rows, point = self.point.problem.rows, self.point
-            change = point.head.change(self.q if point.rows is rows else rows.outer(point.y + self.q) - point.z)
-            self.bounded = change > self.reach
-            one = xp.ones_like(change)
-            self.first = xp.where(self.bounded, self.reach / change, one)
+            self.change = point.head.change(self.q if point.rows is rows else rows.outer(point.y + self.q) - point.z)
+            self.bounded = self.change > self.reach
+            one = xp.ones_like(self.change)
+            self.first = xp.where(self.bounded, self.reach / self.change, one)
             if rows.has_kinks and self.direction.slope is None:
                 kink = first_minimum(point, self.q, self.slope)
                 self.first = xp.where(kink < self.first, kink, self.first)
@@ -70,7 +70,7 @@ class Ray:
             dz = dy if point.rows is point.problem.rows else new.z - point.z
             predicted = t * self.slope + 0.5 * t * t * self.bend
             rise = new.values - point.values
-            enough = rise <= SUFFICIENT_DECREASE * predicted
+            enough = (rise <= SUFFICIENT_DECREASE * predicted) & (predicted < 0)
             flat = (-predicted <= self.noise) & (rise <= self.noise)  # the loss cannot tell: its gradient decides
             reachable = new.head.is_reachable_from(point.head, dz) & xp.isfinite(new.values)
             accepted = (reachable & (enough | flat)) | ~self.running | (t == 0)
@@ -79,18 +79,19 @@ class Ray:
             shrunk = xp.where(reachable & (quotient > 0.1 * t), shrunk, 0.1 * t)
             well = accepted & self.bounded & (t == self.first) & (rise <= 0.4 * predicted)
             reach = xp.where(well, GROWTH * self.reach, xp.full_like(t, LARGEST_CHANGE))
-        return Trial(new, accepted, flat & ~enough, xp.where(accepted, t, shrunk), reach)
+        return Trial(new, accepted, flat & ~enough, t * self.change, xp.where(accepted, t, shrunk), reach)
 
 
 @dataclasses.dataclass
 class Trial:
-    """One trial: the new point, whether it is accepted, whether only rounding decided, the next step length to try,
-    and the reach of the next iteration.
+    """One trial: the new point, whether it is accepted, whether only rounding decided, the largest change of an
+    exponent, the next step length to try, and the reach of the next iteration.
     """
 
     point: Point
     accepted: Array
     flat: Array
+    change: Array
     next_step: Array
     reach: Array
 
@@ -103,20 +104,27 @@ def z_noise(point: Point) -> Array:
 
 
 def value_noise(point: Point) -> Array:
-    """Estimate the rounding error (k,) of the loss, as that of a perturbation of z: dz |g_z|_1 + dz^2/2 |D|_1."""
+    """Estimate the rounding error (k,) of the loss: that of a perturbation of z, and of its own evaluation.
+
+    dz |g_z|_1 + dz^2/2 |D|_1 + 4 eps |L|, D the Gauss-Newton diagonal.
+    """
     xp = namespace(point.x)
     dz = z_noise(point)
-    D = point.gauss_newton().D
+    D = point.gauss_newton().sensitivity()
     first = xp.sum(xp.abs(point.g_z), axis=-1)
-    noise = dz * first + 0.5 * dz * dz * xp.sum(xp.abs(D), axis=-1)
+    own = 4.0 * float(xp.finfo(point.x.dtype).eps) * xp.abs(point.values)
+    noise = own + dz * first + 0.5 * dz * dz * xp.sum(D, axis=-1)
     w2 = _weights_in_y(point)
     return noise if w2 is None else noise + y_noise(point) * xp.sum(xp.abs(w2 * point.y), axis=-1)
 
 
 def grad_noise(point: Point) -> Array:
-    """Estimate a bound (k,) of the rounding error of the largest gradient entry: max|A_j| dz (|D| + |g_z|)."""
+    """Estimate a bound (k,) of the rounding error of the largest gradient entry: max|A_j| dz (|D| + |g_z|).
+
+    D adds up the exact and the Gauss-Newton diagonal: one of them can vanish where the other does not.
+    """
     xp = namespace(point.x)
-    D = point.gauss_newton().D
+    D = point.gauss_newton().sensitivity() + point.curvature().sensitivity()
     norm = xp.linalg.vector_norm(D, axis=-1) + xp.linalg.vector_norm(point.g_z, axis=-1)
     noise = xp.max(point.rows.column_norms, axis=-1) * z_noise(point) * norm
     w2 = _weights_in_y(point)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from .. import backend as B
@@ -11,38 +12,46 @@ from .base import Direction, Method
 from .kinked import minimum_with_kinks, on_kinks
 
 SHIFT = 2.0
-"""The diagonal of the Hessian grows by SHIFT * eps of itself, less than its own rounding error."""
+"""The diagonal of the Hessian grows at least by SHIFT * eps of itself, which is less than its own rounding error."""
 
 LARGER_SHIFT = 8.0
-"""Where that has no Cholesky factor, LARGER_SHIFT * d * eps, about the rounding error, is tried before H counts as
-indefinite: so a Hessian that is singular up to rounding (a duplicate or constant column) still gives a step."""
+"""LARGER_SHIFT * d * eps is about the rounding error. In float64 it takes nothing away and is there from the start; in
+float32 it would slow down ill-conditioned problems, and is tried before a Hessian without a factor counts as
+indefinite. So one that is singular up to rounding (a duplicate or constant column) still gives a step."""
 
-REPAIR_SHIFT = 1e-10
-"""Relative shift of a Gauss-Newton matrix, which is singular when n < d; 100 times more after each failure."""
+HARMLESS = 1e-12
+"""A relative shift that no condition number below 1e12 notices."""
+
+REPAIR_TRIALS = 4
+"""How often the stand-in for an indefinite Hessian is factorised. It is singular when n < d, and gets a relative shift
+of 1e-10 (float32: 1e-5), 100 times more after each failure. What then still fails is not finite."""
 
 
 class Newton(Method):
-    """p = -H^-1 g with the exact Hessian; -(G + shift)^-1 g with the Gauss-Newton matrix G where H is indefinite;
-    the most negative eigenvector of H where the gradient is zero but H is indefinite.
+    """p = -H^-1 g with the exact Hessian; -(G + shift)^-1 g with a positive semidefinite stand-in G (Gauss-Newton, or
+    what the head knows better) where H is indefinite; the most negative eigenvector of H where the gradient is zero
+    but H is indefinite.
     """
 
     name: ClassVar[str] = "newton"
 
     def direction(self, point: Point, stationary: Any) -> Direction:
         self.H = on_kinks(point, point.hessian().dense())
-        p, ok, slope = _solve_shifted(point, self.H, SHIFT * _eps(self.H))
+        eps = _eps(self.H)
+        p, ok, slope = _solve_shifted(
+            point, self.H, max(SHIFT * eps, min(LARGER_SHIFT * point.problem.d * eps, HARMLESS))
+        )
         return Direction(p, ok, ok, slope=slope, label="newton")
 
     def repair(self, point: Point, direction: Direction, bad: Any, stationary: Any) -> Direction:
-        for method, where, label in (
-            (self._shifted, bad, ""),
-            (self._gauss_newton, bad & ~stationary, "gauss-newton"),
-            (self._escape, bad & stationary, "negative curvature"),
-        ):
+        steps: list[tuple[Callable[[Point, Any], Direction], Any, str]]
+        steps = [(self._shifted, bad, ""), (self._escape, bad & stationary, "negative curvature")]
+        steps += [(self._gauss_newton(trial), bad & ~stationary, "gauss-newton") for trial in range(REPAIR_TRIALS)]
+        for method, where, label in steps:
             mask = where & (B.to_numpy(direction.ok) == 0)
             if mask.any():
                 merge(direction, mask, method(take(point, mask), mask))
-                if label:
+                if label and not direction.label.endswith(label):
                     direction.label += f", {label}" if mask.size == 1 else f", {label} ({int(mask.sum())})"
         return direction
 
@@ -51,17 +60,22 @@ class Newton(Method):
         p, ok, slope = _solve_shifted(point, H, LARGER_SHIFT * point.problem.d * _eps(H))
         return Direction(p, ok, ok, slope=slope, products=0)
 
-    def _gauss_newton(self, point: Point, mask: Any) -> Direction:
-        G = point.hessian(point.gauss_newton()).dense()
-        shift = REPAIR_SHIFT if point.x.dtype == namespace(G).float64 else REPAIR_SHIFT**0.5
-        p, ok, slope = _solve_shifted(point, G, shift)
-        while not bool(namespace(ok).all(ok)):  # rare: G is positive semidefinite up to rounding
-            shift *= 100
+    def _gauss_newton(self, trial: int) -> Callable[[Point, Any], Direction]:
+        """Return a method that solves with the positive semidefinite stand-in G and the shift of this trial."""
+
+        def solve(point: Point, mask: Any) -> Direction:
+            G = point.hessian(point.convexified()).dense()
+            shift = (1e-10 if _eps(G) < 1e-10 else 1e-5) * 100.0**trial
             p, ok, slope = _solve_shifted(point, G, shift)
-        return Direction(p, ok, namespace(ok).zeros_like(ok), slope=slope)
+            return Direction(p, ok, namespace(ok).zeros_like(ok), slope=slope)
+
+        return solve
 
     def _escape(self, point: Point, mask: Any) -> Direction:
-        direction = escape(point, *lowest_eigenpair(_rows(self.H, mask)))
+        H = _rows(self.H, mask)
+        xp = namespace(H)
+        finite = xp.isfinite(xp.sum(H, axis=(-2, -1), keepdims=True))  # LAPACK refuses what is not
+        direction = escape(point, *lowest_eigenpair(xp.where(finite, H, xp.zeros_like(H))))
         direction.products = 0
         return direction
 
@@ -116,6 +130,7 @@ def _solve_shifted(point: Point, H: Array, shift: float) -> tuple[Array, Array, 
     spare = xp.where(largest > 0, largest, xp.ones_like(largest))
     shifts = shift * xp.where(diagonal > _eps(H) * largest, diagonal, spare)
     p, ok = B.solve_if_posdef(H, point.step_grads, shifts)
+    ok = ok & xp.isfinite(largest[:, 0])
     if not point.problem.rows.has_kinks:
         return -p, ok, None
     p, slope = minimum_with_kinks(point, H + B.eye(H.shape[-1], H) * shifts[:, None, :], -p, ok)

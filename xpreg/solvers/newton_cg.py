@@ -61,7 +61,7 @@ class NewtonCG(Method):
         some, g0 = take(point, bad), self.state["g0"]
         if some is not point:
             g0 = namespace(g0).take(g0, B.new(bad.nonzero()[0], g0, dtype=namespace(g0).int64), axis=0)
-        p, ok, _, _, products = self._solve(some, some.gauss_newton(), g0)
+        p, ok, _, _, products = self._solve(some, some.convexified(), g0)
         ok = namespace(ok).ones_like(ok)  # what rounding calls negative curvature of a Gauss-Newton matrix is zero
         merge(direction, bad, Direction(downhill(some, p), ok, ~ok, products=products))
         direction.label += f", gauss-newton cg ({products})"
@@ -128,8 +128,8 @@ def conjugate_gradients(multiply: Any, g: Array, forcing: Array, limit: int) -> 
         vv = xp.sum(v * v, axis=-1)
         noise = tiny * xp.sqrt(vv) * xp.linalg.vector_norm(Hv, axis=-1)
         curvature = xp.where(running, vHv, curvature)
-        positive = vHv > noise
-        negative = running & (vHv < -noise)
+        positive = (vHv > noise) & xp.isfinite(vHv)
+        negative = running & ((vHv < -noise) | ~xp.isfinite(vHv))
         convex = convex & ~negative
         if products == 1:
             p = xp.where((running & ~positive)[:, None], -g, p)
