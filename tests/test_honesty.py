@@ -10,8 +10,8 @@ SECOND_ORDER = ("newton", "newton-cg")
 
 
 @pytest.mark.parametrize("method", ["newton", "newton-cg", "gradient-descent"])
-def test_curvature_that_overflows_ends_the_run_and_is_no_success(backend, method):
-    """The loss and its gradient are finite at the start, the Hessian is not."""
+def test_curvature_that_overflows_is_no_false_success(backend, method):
+    """The loss and its gradient are finite at the start, the Hessian is not, or hardly."""
     cases = [
         (xpreg.ExpRegression, [[10.0], [-10.0], [5.0]], [1.0, 2.0, 3.0], [35.35], "float64"),
         (xpreg.ExpRegression, [[1.0], [2.0]], [1.0, 1.0], [20.0], "float32"),
@@ -21,8 +21,7 @@ def test_curvature_that_overflows_ends_the_run_and_is_no_success(backend, method
         problem = kind(backend.array(A, dtype), backend.array(b, dtype))
         result = xpreg.minimize(problem, backend.array(x, dtype), method=method)
         assert np.isfinite(backend.numpy(result.x)).all()
-        if method != "gradient-descent":
-            assert not result.success, result.message
+        assert not result.success or result.fun < 1e-10, result.message
 
 
 @pytest.mark.parametrize(
