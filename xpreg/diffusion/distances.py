@@ -7,10 +7,11 @@ from typing import Any
 from .. import backend as B
 from ..backend import Array
 from ..errors import InvalidArgumentError
+from ..networks.linearise import row_slices
 from .process import require_points
 
-TILE_ENTRIES = 2**22
-"""Entries of the largest temporary array."""
+TILE_ENTRIES = 2**16
+"""Entries of the largest temporary array, so that it stays in cache."""
 
 
 def sliced_wasserstein(x: Array, y: Array, *, projections: int = 256, seed: Any = 0) -> Array:
@@ -45,8 +46,8 @@ def sliced_wasserstein(x: Array, y: Array, *, projections: int = 256, seed: Any 
     directions = B.random_normal((x.shape[1], projections), seed, x)
     directions = directions / xp.sqrt(xp.sum(directions * directions, axis=0))
     columns, total = max(1, TILE_ENTRIES // x.shape[0]), None
-    for start in range(0, projections, columns):
-        D = directions[:, start : start + columns]
+    for J in row_slices(projections, columns):
+        D = directions[:, J]
         gap = xp.sort(x @ D, axis=0) - xp.sort(y @ D, axis=0)
         part = xp.sum(gap * gap)
         total = part if total is None else total + part
@@ -70,11 +71,11 @@ def nearest(x: Array, y: Array, *, exclude_self: bool = False) -> tuple[Array, A
     rows = max(1, TILE_ENTRIES // (y.shape[0] * x.shape[1]))
     distances, indices = [], []
     numbers = B.arange(y.shape[0], y)
-    for start in range(0, x.shape[0], rows):
-        gap = x[start : start + rows, None, :] - y[None, :, :]
+    for I in row_slices(x.shape[0], rows):
+        gap = x[I, :][:, None, :] - y[None, :, :]
         squares = xp.sum(gap * gap, axis=2)
         if exclude_self:
-            own = numbers[start : start + squares.shape[0], None] == numbers[None, :]
+            own = numbers[I][:, None] == numbers[None, :]
             squares = xp.where(own, B.full((), float("inf"), x), squares)
         distances.append(xp.sqrt(xp.min(squares, axis=1)))
         indices.append(xp.argmin(squares, axis=1))

@@ -30,7 +30,7 @@ class ScoreRecord:
 
     Attributes
     ----------
-    nit : epoch of the network, from 0 (the start), or number of the ridge
+    nit : iteration or epoch of the network, from 0 (the start), or number of the ridge
     loss : mean of |F - X_0|^2 over the noisy points that are fitted
     validation : the same over the noisy points of held-out data
     ridge : of the kernel, in units of k(u, u); nan for the network
@@ -55,7 +55,7 @@ class ScoreModel:
     t_min, t_max : the interval of times that was learned
     method : "gradient-descent" or "kernel"
     message : how the fit ended
-    history : one `ScoreRecord` per epoch of the network, or per ridge of the kernel
+    history : one `ScoreRecord` per iteration or epoch of the network, or per ridge of the kernel
     """
 
     regressor: SoftmaxNetwork | KernelExpansion
