@@ -1,5 +1,6 @@
 """Score estimation for diffusion models with softmax networks and their kernels, and sampling from the score."""
 
+from .baseline import GaussianBaseline
 from .distances import nearest, sliced_wasserstein
 from .embedding import Embedding
 from .fitting import fit_score, noisy_pairs
@@ -13,6 +14,7 @@ load = ScoreModel.load
 
 __all__ = [
     "Embedding",
+    "GaussianBaseline",
     "GaussianMixture",
     "KernelExpansion",
     "OrnsteinUhlenbeck",

@@ -10,12 +10,13 @@ from .. import backend as B
 from ..backend import Array
 from ..errors import InvalidArgumentError
 from ..networks import SoftmaxNetwork, TrainRecord, TrainStatus, checks, train
+from .baseline import GaussianBaseline
 from .embedding import Embedding
 from .kernel_regression import fit_kernel
 from .process import OrnsteinUhlenbeck, require_interval, require_points
 from .score_model import ScoreModel, ScoreRecord
 
-RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+RIDGES = (1e-4, 1e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
 """Ridges that are tried, in units of k(u, u)."""
 
 LEAST_POINTS = 10
@@ -119,8 +120,8 @@ def fit_score(
         (h^2/alpha^2) E|s_F - score|^2 = E|F - X_0|^2 - E|X_0 - E[X_0|X_t]|^2,    s_F = (alpha F - x)/h
 
     so the denoising loss is the score error plus a constant, the variance of the labels. A fit that goes below that
-    constant on its own data learns the labels' noise: hence early stopping. (t, x) enters through `Embedding`, which
-    says why.
+    constant on its own data learns the labels' noise: hence early stopping. (t, x) enters through `Embedding`, and the
+    labels through `GaussianBaseline`; both say why.
 
     Examples
     --------
@@ -140,13 +141,16 @@ def fit_score(
     rng = B.generator(seed)
     train_X0, held_out = _split(X0, validation, rng)
     embedding = Embedding.of(train_X0, t_min, t_max)
-    unit = embedding.spread
-    if not unit > 0.0:
+    if not embedding.spread > 0.0:
         raise InvalidArgumentError("X0 has no spread: all its rows are equal, so there is nothing to learn.")
+
+    covariance = _covariance(train_X0, embedding.centre)
+    baseline = GaussianBaseline(embedding.centre, covariance)
 
     def dataset(X: Array) -> tuple[Array, Array]:
         X, t, x = noisy_pairs(X, draws, t_min, t_max, rng, times=times)
-        return embedding(x, t), (X - embedding.centre) / unit
+        G, c = baseline(x, t)
+        return embedding(x, t), (X - G) / c
 
     (U, Y), (U_v, Y_v) = dataset(train_X0), dataset(held_out)
     history: list[ScoreRecord] = []
@@ -161,7 +165,7 @@ def fit_score(
         regressor, best = fit_kernel(
             U, Y, (U_v, Y_v), sigma=sigma, ridges=_ridges(ridge), centres=centres, seed=rng,
             callback=lambda nit, ridge, loss, held_out: record(
-                nit=nit, loss=unit**2 * loss, validation=unit**2 * held_out, ridge=ridge
+                nit=nit, loss=loss, validation=held_out, ridge=ridge
             ),
         )  # fmt: skip
         message = f"ridge {best:g} k(u, u) had the lowest validation loss of {len(history)}"
@@ -170,16 +174,16 @@ def fit_score(
         result = train(
             start, U, Y, validation=(U_v, Y_v), batch_size=batch_size, momentum=momentum, step=step, maxiter=maxiter,
             patience=patience, tol=0.0, seed=seed, checkpoint=checkpoint, checkpoint_every=1, resume=resume,
-            callback=lambda r: record(**_in_units_of_X0(r, unit, U, U_v)),
+            callback=lambda r: record(**_per_point(r, U, U_v)),
         )  # fmt: skip
         if result.status is TrainStatus.DIVERGED:
             raise InvalidArgumentError(f"step is {step} and momentum {momentum}, but {result.message}.")
         regressor, message = result.network, f"{result.message}; the network is that of epoch {result.best_nit}"
-        history = [ScoreRecord(**_in_units_of_X0(r, unit, U, U_v)) for r in result.history]
+        history = [ScoreRecord(**_per_point(r, U, U_v)) for r in result.history]
     return ScoreModel(
         regressor=regressor,
         embedding=embedding,
-        covariance=_covariance(train_X0, embedding.centre),
+        covariance=covariance,
         radius=_radius(train_X0, embedding.centre),
         t_min=float(t_min),
         t_max=float(t_max),
@@ -189,13 +193,9 @@ def fit_score(
     )
 
 
-def _in_units_of_X0(r: TrainRecord, unit: float, U: Array, U_v: Array) -> dict[str, Any]:
-    """0.5 sum |F - y|^2 in units of the spread -> mean |F - X_0|^2."""
-    return {
-        "nit": r.nit,
-        "loss": 2.0 * unit**2 * r.loss / U.shape[0],
-        "validation": 2.0 * unit**2 * r.validation / U_v.shape[0],
-    }
+def _per_point(r: TrainRecord, U: Array, U_v: Array) -> dict[str, Any]:
+    """0.5 sum |F - Y|^2 -> mean |F - Y|^2."""
+    return {"nit": r.nit, "loss": 2.0 * r.loss / U.shape[0], "validation": 2.0 * r.validation / U_v.shape[0]}
 
 
 def _split(X0: Array, validation: float | Array, rng: Any) -> tuple[Array, Array]:

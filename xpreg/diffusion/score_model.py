@@ -16,6 +16,7 @@ from .. import backend as B
 from ..backend import Array
 from ..errors import InvalidArgumentError
 from ..networks import SoftmaxNetwork
+from .baseline import GaussianBaseline
 from .embedding import Embedding
 from .kernel_regression import KernelExpansion
 from .process import OrnsteinUhlenbeck, per_row, require_points
@@ -31,7 +32,7 @@ class ScoreRecord:
     Attributes
     ----------
     nit : iteration or epoch of the network, from 0 (the start), or number of the ridge
-    loss : mean of |F - X_0|^2 over the noisy points that are fitted
+    loss : mean of |F - X_0|^2/c^2 over the noisy points that are fitted, see `GaussianBaseline`
     validation : the same over the noisy points of held-out data
     ridge : of the kernel, in units of k(u, u); nan for the network
     """
@@ -48,9 +49,9 @@ class ScoreModel:
 
     Attributes
     ----------
-    regressor : `SoftmaxNetwork` or `KernelExpansion`, from the embedded (t, x) to (X_0 - mean)/spread
+    regressor : `SoftmaxNetwork` or `KernelExpansion`, from the embedded (t, x) to (X_0 - G)/c, see `GaussianBaseline`
     embedding : `Embedding`, with the mean and the spread of the data
-    covariance : (d, d) of the data: with their mean it says where the reverse process starts
+    covariance : (d, d) of the data: with their mean it makes the baseline and the start of the reverse process
     radius : the denoiser's values are clipped to this distance from the mean, the largest that the data have
     t_min, t_max : the interval of times that was learned
     method : "gradient-descent" or "kernel"
@@ -94,7 +95,8 @@ class ScoreModel:
         require_points(x=x)
         if x.shape[1] != self.d:
             raise InvalidArgumentError(f"x has shape {tuple(x.shape)}, but (n, {self.d}) is needed for this model.")
-        F = self.embedding.spread * self.regressor.predict(self.embedding(x, t))
+        G, c = GaussianBaseline(self.mean, self.covariance)(x, t)
+        F = G + c * self.regressor.predict(self.embedding(x, t)) - self.mean
         length = xp.sqrt(xp.sum(F * F, axis=1, keepdims=True))
         return self.mean + F * (self.radius / xp.where(length > self.radius, length, xp.full_like(length, self.radius)))
 
