@@ -38,7 +38,7 @@ def check_identity(mixture, model, n):
 
 
 def early_stopping(mixture, n, iterations, seed):
-    """Train on n data with one noisy version each; return score error, training and held-out loss by iteration."""
+    """Train on n data with four noisy versions each; return score error, training and held-out loss by iteration."""
     X0, held_out, fresh = (mixture.sample(size, seed=seed + i) for i, size in enumerate((n, n // 2, 4000)))
     embedding = diffusion.Embedding.of(X0, T_MIN, T_MAX)
     centred = X0 - embedding.centre
@@ -49,17 +49,17 @@ def early_stopping(mixture, n, iterations, seed):
         G, c = baseline(x, t)
         return embedding(x, t), ((mixture.posterior_mean(x, t) if exact else x0) - G) / c
 
-    U, Y = dataset(X0, 1, 1)
-    network = SoftmaxNetwork.initialise(U.shape[1], 256, X0.shape[1], sigma=2.0, seed=seed, like=U)
+    U, Y = dataset(X0, 4, 1)
+    network = SoftmaxNetwork.initialise(U.shape[1], 256, X0.shape[1], sigma=1.0, seed=seed, like=U)
     runs = []
     for data in (dataset(held_out, 8, 2), dataset(fresh, 1, 3, exact=True)):
         # the same training twice: measured once on held-out labels, once on the exact posterior mean
         with tqdm(total=iterations, desc=f"train on {n}", leave=False) as bar:
-            history = train(network, U, Y, validation=data, momentum=0.95, maxiter=iterations, patience=iterations + 1,
+            history = train(network, U, Y, validation=data, momentum=0.9, maxiter=iterations, patience=iterations + 1,
                             tol=0.0, callback=lambda _, bar=bar: bar.update()).history  # fmt: skip
         runs.append([2 * record.validation / data[0].shape[0] for record in history])
     held, error = (np.array(run) for run in runs)
-    return error, held, np.array([2 * record.loss / n for record in history])
+    return error, held, np.array([2 * record.loss / U.shape[0] for record in history])
 
 
 def draw(stopping, by_n, by_width, path):
@@ -76,6 +76,10 @@ def draw(stopping, by_n, by_width, path):
     right.plot(list(by_width), list(by_width.values()), "o-", color=ORANGE, label="trained network")
     right.axhline(by_n[max(by_n)], ls="--", color=BLUE, label="kernel: infinite width")
     right.set(xscale="log", yscale="log", xlabel="width m", title=f"Error against width, n = {max(by_n)}")
+    for ax, values in ((middle, by_n), (right, by_width)):
+        ax.set_xticks(list(values), list(values))
+        ax.minorticks_off()
+        ax.set_yticks([1, 2, 5, 10], ["1", "2", "5", "10"])
     for ax in (left, middle, right):
         ax.legend(frameon=False, fontsize=9)
         ax.grid(alpha=0.3, which="both")
@@ -108,7 +112,9 @@ def main():
     print("kernel,  n = " + "   ".join(f"{n}: {v:.2f}" for n, v in by_n.items()))
     print(f"network, n = {sizes[-1]}, width " + "   ".join(f"{m}: {v:.2f}" for m, v in by_width.items()))
 
-    stopping = {n: early_stopping(mixture, n, 60 if quick else 1500, arguments.seed) for n in (60, 600)[: 1 if quick else 2]}
+    stopping = {
+        n: early_stopping(mixture, n, 60 if quick else 1500, arguments.seed) for n in (100, 1000)[: 1 if quick else 2]
+    }
     print("\nearly stopping   n   stop at   error there   least error   error at the end")
     for n, (error, held, _) in stopping.items():
         stop = int(np.argmin(held))

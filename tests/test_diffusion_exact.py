@@ -139,9 +139,7 @@ def test_ode_sampler_is_of_second_order():
     mixture = diffusion.GaussianMixture(MEANS, SCALES, WEIGHTS)
 
     def run(steps):
-        return diffusion.sample(
-            mixture, 200, steps=steps, seed=0, method="ode", t_min=0.05, t_max=3.0, to_zero=False
-        )
+        return diffusion.sample(mixture, 200, steps=steps, seed=0, method="ode", t_min=0.05, t_max=3.0, to_zero=False)
 
     reference = run(3200)
     coarse, fine = (np.mean(np.abs(run(steps) - reference)) for steps in (100, 200))
@@ -158,9 +156,7 @@ def test_gaussian_data_come_out_with_their_variance(method):
 
 def test_sampling_is_seeded_and_can_be_stopped(backend, mixture):
     options = {"steps": 5, "t_min": 0.1, "t_max": 2.0}
-    one, two, three = (
-        backend.numpy(diffusion.sample(mixture, 10, seed=seed, **options)) for seed in (7, 7, 8)
-    )
+    one, two, three = (backend.numpy(diffusion.sample(mixture, 10, seed=seed, **options)) for seed in (7, 7, 8))
     np.testing.assert_array_equal(one, two)
     assert np.abs(one - three).max() > 0.1
     seen = []

@@ -84,8 +84,8 @@ def test_full_kernel_regression_equals_the_dense_solve(backend, rng):
     V = rng.normal(size=(7, 4))
     G = U @ U.T
     K, ridge, sigma = G * np.exp(1.2**2 * G), 0.05, 1.2
-    expected = (V @ U.T) * np.exp(sigma**2 * (V @ U.T)) @ np.linalg.solve(
-        K + ridge * math.exp(sigma**2) * np.eye(60), Y
+    expected = (
+        (V @ U.T) * np.exp(sigma**2 * (V @ U.T)) @ np.linalg.solve(K + ridge * math.exp(sigma**2) * np.eye(60), Y)
     )
     equations = kernel_regression.NormalEquations(backend.array(U), backend.array(Y), centres=None, sigma=sigma)
     F = equations.solve(ridge).predict(backend.array(V))
@@ -137,6 +137,13 @@ def test_models_run_everywhere_in_their_own_dtype_and_survive_the_disk(backend, 
     y = diffusion.sample(model, 6, steps=4, seed=0)
     backend.assert_native(y)
     assert np.all(np.isfinite(backend.numpy(y)))
+
+
+def test_gram_gauss_newton_beats_gradient_descent_per_iteration(backend, mixture):
+    options = {"n": 100, "width": 16, "maxiter": 2}
+    newton = fit(backend, mixture, method="gram-gauss-newton", damping=0.1, **options)
+    descent = fit(backend, mixture, method="gradient-descent", **options)
+    assert newton.history[-1].loss < descent.history[-1].loss < descent.history[0].loss
 
 
 @pytest.mark.parametrize("method", ["kernel", "gradient-descent"])

@@ -18,8 +18,8 @@ EXACT_LIMIT = 8192
 """Points up to which every point is a centre: their kernel takes 0.5 GB in float64, twice that with its factor."""
 
 CENTRES = 1000
-"""Centres beyond that: on the embedded sphere the kernel's eigenvalues fall fast, and more centres changed the error of a
-2-D mixture by less than a hundredth of itself (500, 1000, 2000 centres: 0.41, 0.41, 0.40 % of the label variance)."""
+"""Centres beyond that: on the embedded sphere the kernel's eigenvalues fall fast, and more centres changed the error
+of a 2-D mixture little (500, 1000, 2000 centres: 0.41, 0.41, 0.40 % of the label variance)."""
 
 
 def limit_kernel(sigma: float, like: Array) -> Callable[[Array, Array], Array]:

@@ -76,7 +76,7 @@ class GaussianMixture:
             raise InvalidArgumentError("means has entries that are NaN or infinite, but finite numbers are needed.")
         if not (smallest_scale >= 0.0 and scale_size < math.inf):
             raise InvalidArgumentError(
-                f"scales ranges from {smallest_scale:g} to {scale_size:g}, but finite standard deviations >= 0 are needed."
+                f"scales ranges from {smallest_scale:g} to {scale_size:g}, but finite numbers >= 0 are needed."
             )
         if not (smallest >= 0.0 and abs(total - 1.0) <= 64 * K * float(xp.finfo(weights.dtype).eps)):
             raise InvalidArgumentError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -123,7 +124,7 @@ def sample(
     require_interval(t_min, t_max)
     rng, times = B.generator(seed), time_grid(t_max, t_min, steps)
     x, previous = _start(model, n, t_max, rng), None
-    for nit, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
+    for nit, (t, s) in enumerate(itertools.pairwise(times)):
         try:
             if callback is not None:
                 callback(SampleRecord(nit, t, x))

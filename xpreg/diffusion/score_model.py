@@ -113,24 +113,21 @@ class ScoreModel:
     # -- files ----------------------------------------------------------------------------------------
 
     def save(self, path: Any) -> None:
-        """Write the model as .npz with a JSON header, without pickles. An existing file is replaced at once or not at all."""
+        """Write the model as .npz with a JSON header, without pickles; an old file is replaced atomically."""
         path = pathlib.Path(path)
         if not path.parent.is_dir():
             raise InvalidArgumentError(f"path is {str(path)!r}, but its folder does not exist: make it first.")
         arrays, header = self._parts()
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(
-                    file,
-                    header=np.array(json.dumps(header)),
-                    history=np.array([dataclasses.astuple(record) for record in self.history]),
-                    **{name: B.to_numpy(v) for name, v in arrays.items()},
-                )
+        data: dict[str, Any] = {name: B.to_numpy(v) for name, v in arrays.items()}
+        data |= {
+            "header": np.array(json.dumps(header)),
+            "history": np.array([dataclasses.astuple(record) for record in self.history]),
+        }
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            part = pathlib.Path(folder) / "part"
+            with open(part, "wb") as file:  # in a folder of its own: a plain open gives the usual permissions
+                np.savez(file, **data)
             os.replace(part, path)
-        except BaseException:
-            pathlib.Path(part).unlink(missing_ok=True)
-            raise
 
     @classmethod
     def load(cls, path: Any, *, device: str | None = None) -> Self:
@@ -178,7 +175,14 @@ class ScoreModel:
         embedding = Embedding(
             arrays["centre"], constants["spread"], tuple(constants["log_h"]), tuple(constants["sqrt_h"])
         )
-        names = ("radius", "t_min", "t_max", "method", "message")
         return cls(
-            regressor, embedding, arrays["covariance"], *(header[name] for name in names), history
+            regressor=regressor,
+            embedding=embedding,
+            covariance=arrays["covariance"],
+            radius=header["radius"],
+            t_min=header["t_min"],
+            t_max=header["t_max"],
+            method=header["method"],
+            message=header["message"],
+            history=history,
         )
