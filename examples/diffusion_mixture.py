@@ -4,7 +4,9 @@
     python examples/diffusion_mixture.py --device cuda --samples 20000
 
 Prints the score error of kernel regression and of a softmax network trained in two ways, and how far their samples
-are from the truth. Draws the score fields, the samples, and the error at every noise level. About two minutes on two CPU cores.
+are from the truth. Draws the score fields, the samples, and the error at every noise level. About two minutes on two
+CPU cores. The kernel's samples meet twice the distance of a true sample; the network's score is as accurate on average,
+but not at small times, and its samples are blurred.
 """
 
 import argparse
@@ -125,10 +127,16 @@ def main():
     X0 = mixture.sample(n, arguments.seed)
     common = {"times": "log", "seed": arguments.seed, "draws": draws}
     descent = {"width": arguments.width, "maxiter": iterations}
-    newton = {"width": arguments.width, "method": "gram-gauss-newton", "sigma": 2.0, "damping": 0.03, "maxiter": 2}
+    newton = {
+        "width": arguments.width,
+        "method": "gram-gauss-newton",
+        "sigma": 2.0,
+        "damping": 0.03,
+        "maxiter": 1 if arguments.quick else 2,
+    }
     models, seconds = {}, {}
     for name, options in (
-        ("kernel", {"method": "kernel", "sigma": 2.0, "draws": 2 * draws}),
+        ("kernel", {"method": "kernel", "sigma": 2.0, "draws": 2 * draws, "centres": 200 if arguments.quick else None}),
         ("network, descent", descent),
         ("network, Newton", newton),
     ):

@@ -64,12 +64,12 @@ def early_stopping(mixture, n, iterations, seed):
 
 def draw(stopping, by_n, by_width, path):
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
-    for (n, (error, held, _)), color in zip(stopping.items(), (ORANGE, BLUE), strict=False):
+    for (n, (error, held, _)), color in zip(stopping.items(), (ORANGE, GREY, BLUE), strict=False):
         times, stop = np.arange(1, len(error)), int(np.argmin(held))
         left.plot(times, error[1:], color=color, label=f"n = {n}")
         left.plot(stop, error[stop], "o", ms=9, mfc="white", mew=2, color=color, label="stop chosen by held-out labels")
     left.set(xscale="log", yscale="log", xlabel="training time (iterations)", ylabel=r"score error $E|F-F^*|^2/c^2$",
-             title="Training longer learns the noise of the labels")  # fmt: skip
+             title="Few data: training longer learns the labels' noise")  # fmt: skip
     middle.plot(list(by_n), list(by_n.values()), "o-", color=BLUE, label="kernel regression")
     middle.plot(list(by_n), [by_n[max(by_n)] * max(by_n) / n for n in by_n], ls="--", color=GREY, label="1/n")
     middle.set(xscale="log", yscale="log", xlabel="data n", ylabel="score error, % of E Var", title="Error against n")
@@ -113,7 +113,8 @@ def main():
     print(f"network, n = {sizes[-1]}, width " + "   ".join(f"{m}: {v:.2f}" for m, v in by_width.items()))
 
     stopping = {
-        n: early_stopping(mixture, n, 60 if quick else 1500, arguments.seed) for n in (100, 1000)[: 1 if quick else 2]
+        n: early_stopping(mixture, n, 60 if quick else 800, arguments.seed)
+        for n in (100, 200, 400)[: 1 if quick else 3]
     }
     print("\nearly stopping   n   stop at   error there   least error   error at the end")
     for n, (error, held, _) in stopping.items():
