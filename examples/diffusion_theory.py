@@ -67,7 +67,8 @@ def draw(stopping, by_n, by_width, path):
     for (n, (error, held, _)), color in zip(stopping.items(), (ORANGE, GREY, BLUE), strict=False):
         times, stop = np.arange(1, len(error)), int(np.argmin(held))
         left.plot(times, error[1:], color=color, label=f"n = {n}")
-        left.plot(stop, error[stop], "o", ms=9, mfc="white", mew=2, color=color, label="stop chosen by held-out labels")
+        left.plot(stop, error[stop], "o", ms=9, mfc="white", mew=2, color=color)
+    left.plot([], [], "o", ms=9, mfc="white", mew=2, color="black", label="stop chosen by held-out labels")
     left.set(xscale="log", yscale="log", xlabel="training time (iterations)", ylabel=r"score error $E|F-F^*|^2/c^2$",
              title="Few data: training longer learns the labels' noise")  # fmt: skip
     middle.plot(list(by_n), list(by_n.values()), "o-", color=BLUE, label="kernel regression")
