@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import pathlib
-import tempfile
 import zipfile
 from typing import Any, Self
 
@@ -15,6 +12,7 @@ import numpy as np  # for files only
 from .. import backend as B
 from ..backend import Array
 from ..errors import InvalidArgumentError
+from ..io import atomic_path
 from ..networks import SoftmaxNetwork
 from .baseline import GaussianBaseline
 from .embedding import Embedding
@@ -114,20 +112,14 @@ class ScoreModel:
 
     def save(self, path: Any) -> None:
         """Write the model as .npz with a JSON header, without pickles; an old file is replaced atomically."""
-        path = pathlib.Path(path)
-        if not path.parent.is_dir():
-            raise InvalidArgumentError(f"path is {str(path)!r}, but its folder does not exist: make it first.")
         arrays, header = self._parts()
         data: dict[str, Any] = {name: B.to_numpy(v) for name, v in arrays.items()}
         data |= {
             "header": np.array(json.dumps(header)),
             "history": np.array([dataclasses.astuple(record) for record in self.history]),
         }
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            part = pathlib.Path(folder) / "part"
-            with open(part, "wb") as file:  # in a folder of its own: a plain open gives the usual permissions
-                np.savez(file, **data)
-            os.replace(part, path)
+        with atomic_path(path) as part, open(part, "wb") as file:
+            np.savez(file, **data)
 
     @classmethod
     def load(cls, path: Any, *, device: str | None = None) -> Self:
