@@ -22,6 +22,16 @@ def test_lists_and_integers_and_mixed_precision_are_refused(backend):
         B.common_namespace(A=backend.array([1.0]), b=backend.array([1.0], dtype="float32"))
 
 
+def test_masked_arrays_and_other_precisions_are_refused():
+    with pytest.raises(ValueError, match=r"A is a numpy\.ma"):
+        B.common_namespace(A=np.ma.ones(2))
+    for dtype in ("float16", "longdouble", "complex128"):
+        with pytest.raises(ValueError, match="float32 or float64 is needed"):
+            B.common_namespace(A=np.ones(2, dtype=dtype))
+    with pytest.raises(ValueError, match=r"list, but an array is needed"):
+        B.to_device([1.0], "cpu")
+
+
 def test_a_missing_gpu_is_an_error():
     if B.cuda_is_available():
         pytest.skip("this machine has a GPU")

@@ -1,6 +1,7 @@
 """The command line as scripts see it: what it writes, prints and returns."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -73,6 +74,8 @@ def test_a_missing_gpu_is_exit_code_3(data, tmp_path, capsys):
         ({"A": np.ones((3, 2)), "b": np.ones(3), "x0": np.ones(5)}, "x0 has shape (5,)"),
         ({"A": np.ones((3, 2)), "b": np.array([None] * 3)}, "no .npz file of plain arrays"),
         ({"A": np.ones((3, 2)), "b": np.ones(3), "weights": np.ones(7)}, "weights has shape (7,)"),
+        ({"A": np.ones((3, 2)), "b": np.ones(3), "weights": "heavy"}, "weights has dtype"),
+        ({"A": np.ones((3, 2), dtype="f2"), "b": np.ones(3)}, "A has dtype float16"),
     ],
 )
 def test_bad_files_are_exit_code_2_and_leave_nothing_behind(tmp_path, capsys, arrays, message):
@@ -109,6 +112,43 @@ def test_a_typo_gets_a_usage_message(arguments, capsys):
         run(*arguments)
     assert stop.value.code == 2
     assert "usage: xpreg" in capsys.readouterr().err
+
+
+def test_two_layers_from_a_file(tmp_path, rng):
+    A1, A2 = rng.standard_normal((12, 3)), rng.standard_normal((9, 12))
+    b = np.asarray(xpreg.SoftmaxReLURegression(A1, A2, np.full(9, 1 / 9)).predict(np.array([0.5, -0.4, 0.3])))
+    np.savez(tmp_path / "two.npz", A1=A1, A2=A2, b=b)
+    assert run("solve", tmp_path / "two.npz", "--loss", "softmax-relu", "--out", tmp_path / "r.npz") in (0, 1)
+    assert io.load_result(tmp_path / "r.npz").x.shape == (3,)
+    assert run("solve", tmp_path / "two.npz", "--loss", "softmax") == 2
+
+
+def test_only_regular_files_are_replaced_and_links_stay_links(data, tmp_path, capsys):
+    target, link = tmp_path / "target.npz", tmp_path / "link.npz"
+    target.write_text("old")
+    link.symlink_to(target)
+    assert run("solve", data[0], "--loss", "softmax", "--out", link) == 0
+    assert link.is_symlink()
+    assert io.load_result(target).success
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert run("solve", data[0], "--loss", "softmax", "--out", pipe) == 2
+    assert "no regular file" in capsys.readouterr().err
+    assert run("solve", data[0], "--loss", "softmax", "--out", tmp_path / "a.png", "--plot", tmp_path / "a.png") == 2
+    assert "different names" in capsys.readouterr().err
+
+
+def test_an_error_of_our_own_is_exit_code_70_with_a_traceback(data, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "minimize", lambda *a, **k: 1 / 0)
+    assert run("solve", data[0], "--loss", "softmax") == 70
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("header", ["[1]", "{oops", "{}", '{"format": "xpreg result 1"}'])
+def test_a_damaged_result_file_is_named(tmp_path, header):
+    np.savez(tmp_path / "r.npz", header=header)
+    with pytest.raises(xpreg.InvalidArgumentError, match=r"r\.npz is"):
+        io.load_result(tmp_path / "r.npz")
 
 
 def test_unused_arrays_are_named(data, tmp_path, capsys):

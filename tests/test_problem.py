@@ -131,6 +131,25 @@ def test_a_large_common_offset_of_the_rows_does_not_cancel(backend, rng):
     assert relative(one, want[0]) < 1e-7
 
 
+def test_the_hessian_of_a_stack_keeps_its_digits_when_f_sits_on_far_rows(backend, rng):
+    A = rng.standard_normal((12, 3))
+    A[:2] += 1e4
+    b, x = rng.dirichlet(np.ones(12), 5), np.tile([30 / 1e4, 0, 0], (5, 1))
+    stack = backend.numpy(build("softmax", backend, A, b).hess(backend.array(x)))
+    for i in range(5):
+        one = backend.numpy(build("softmax", backend, A, b[i]).hess(backend.array(x[i])))
+        assert relative(stack[i], one) < 1e-12
+
+
+def test_what_predict_returns_is_the_callers_own(backend, rng):
+    A, b, x = data("softmax", rng)
+    at = build("softmax", backend, A, b).at(backend.array(x))
+    before = backend.numpy(at.hess()).copy()
+    f = at.predict()
+    f -= 1.0
+    np.testing.assert_array_equal(backend.numpy(at.hess()), before)
+
+
 def test_gauss_newton_is_positive_semidefinite_and_agrees_at_an_exact_fit(backend, rng):
     for loss in LOSSES:
         A, b, x = data(loss, rng)
@@ -184,8 +203,16 @@ def test_bad_weights_loss_and_x_are_named(backend):
     A, b = backend.array(np.ones((3, 2))), backend.array(np.ones(3) / 3)
     with pytest.raises(ValueError, match=r"weights has shape \(2,\)"):
         xpreg.SoftmaxRegression(A, b, weights=backend.array(np.ones(2)))
-    with pytest.raises(ValueError, match="weights is nan"):
-        xpreg.SoftmaxRegression(A, b, weights=float("nan"))
+    for bad in (float("nan"), 1e200):
+        with pytest.raises(ValueError, match="weights is "):
+            xpreg.SoftmaxRegression(A, b, weights=bad)
+    for bad in (None, "heavy"):
+        with pytest.raises(ValueError, match="weights is a"):
+            xpreg.SoftmaxRegression(A, b, weights=bad)
+    xpreg.SoftmaxRegression(A, b, weights=np.int64(1))
+    for bad in (0, "cuda:²", "gpu"):
+        with pytest.raises(ValueError, match="'cpu', 'cuda' or 'cuda:N'"):
+            xpreg.SoftmaxRegression(A, b, device=bad)
     with pytest.raises(ValueError, match="loss is 'hinge', but 'squared' or 'kl'"):
         xpreg.SoftmaxRegression(A, b, loss="hinge")
     problem = xpreg.SoftmaxRegression(A, b)

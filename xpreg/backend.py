@@ -62,11 +62,7 @@ def common_namespace(**arrays: Array | None) -> Namespace:
     """
     present = {name: x for name, x in arrays.items() if x is not None}
     for name, x in present.items():
-        if not compat.is_array_api_obj(x):
-            raise InvalidArgumentError(
-                f"{name} is a {type(x).__module__}.{type(x).__name__}, but an array is needed: "
-                f"for example numpy.asarray({name}, dtype=float) or cupy.asarray({name}, dtype=float)."
-            )
+        require_array(x, name)
     first_name, first = next(iter(present.items()))
     xp = namespace(first)
     for name, x in present.items():
@@ -75,7 +71,7 @@ def common_namespace(**arrays: Array | None) -> Namespace:
                 f"{first_name} is {describe(first)}, but {name} is {describe(x)}: all arrays of one call must live "
                 f"in one place. Move {name} there first, or pass device='cpu' or device='cuda' to move all of them."
             )
-        if not xp.isdtype(x.dtype, "real floating"):
+        if x.dtype not in (xp.float32, xp.float64):
             raise InvalidArgumentError(
                 f"{name} has dtype {x.dtype}, but float32 or float64 is needed: xp.astype({name}, xp.float64)."
             )
@@ -86,6 +82,15 @@ def common_namespace(**arrays: Array | None) -> Namespace:
             )
     _check_current(first_name, first)
     return xp
+
+
+def require_array(x: Any, name: str) -> None:
+    if compat.is_array_api_obj(x) and not isinstance(x, (np.ma.MaskedArray, np.matrix)):
+        return
+    raise InvalidArgumentError(
+        f"{name} is a {type(x).__module__}.{type(x).__name__}, but an array is needed: "
+        f"for example numpy.asarray({name}, dtype=float) or cupy.asarray({name}, dtype=float)."
+    )
 
 
 def _check_current(name: str, x: Array) -> None:
@@ -123,7 +128,7 @@ def cuda_is_available() -> bool:
 
 def _cuda_index(name: str) -> int:
     head, _, index = name.partition(":")
-    if head != "cuda" or not (index.isdigit() or (index == "" and ":" not in name)):
+    if head != "cuda" or not ((index.isascii() and index.isdigit()) or (index == "" and ":" not in name)):
         raise InvalidArgumentError(f"device is {name!r}, but 'cpu', 'cuda' or 'cuda:N' is needed.")
     return int(index or 0)
 
@@ -140,8 +145,9 @@ def to_device(x: Array, target: str | None) -> Array:
     """
     if target is None or x is None:
         return x
-    if not compat.is_array_api_obj(x):
-        x = np.asarray(x)
+    if not isinstance(target, str):
+        raise InvalidArgumentError(f"device is {target!r}, but 'cpu', 'cuda' or 'cuda:N' is needed.")
+    require_array(x, "an array that is to be moved")
     if target == "cpu":
         if compat.is_cupy_array(x):
             return to_numpy(x)
@@ -469,7 +475,7 @@ def memory(x: Array) -> tuple[int, bool]:
 
 def using(target: str | None) -> contextlib.AbstractContextManager[Any]:
     """Make the CUDA device ``target`` the current one inside a block; nothing for the CPU and None."""
-    if target is None or target == "cpu":
+    if target is None or target == "cpu" or not isinstance(target, str):  # what is no name, `to_device` refuses
         return contextlib.nullcontext()
     return _cupy().cuda.Device(_cuda_index(target))
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,11 +14,11 @@ from . import backend as B
 from . import io, plotting
 from .errors import DeviceNotAvailableError, XpregError
 from .progress import ProgressBar
-from .regressions import LOSSES
+from .regressions import LOSSES, TWO_LAYER_LOSSES
 from .result import IterationRecord, Result
 from .solvers import METHODS, minimize
 
-SOLVED, NOT_SOLVED, BAD_INPUT, NO_DEVICE = 0, 1, 2, 3
+SOLVED, NOT_SOLVED, BAD_INPUT, NO_DEVICE, INTERNAL, INTERRUPTED, NO_READER = 0, 1, 2, 3, 70, 130, 141
 
 EXIT_CODES = """\
 exit codes:
@@ -24,6 +26,7 @@ exit codes:
   1  ended otherwise (the result is written all the same, and says why)
   2  bad input: a file, an array or an option; nothing is written
   3  the device is not there; nothing is written
+  70 an error in xpreg itself, with a traceback: please report it
 """
 
 
@@ -40,7 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BAD_INPUT
     except KeyboardInterrupt:
         print("xpreg: interrupted; nothing was written", file=sys.stderr)
-        return 130
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone, as in `xpreg solve ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NO_READER
+    except Exception:
+        traceback.print_exc()
+        return INTERNAL
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,12 +61,13 @@ def _parser() -> argparse.ArgumentParser:
     solve = commands.add_parser(
         "solve",
         help="solve the problem, or the stack of problems, in a file",
-        description="Solve the problem in DATA.npz: arrays A (n, d), b (n,) or (..., n), optionally weights and x0.",
+        description="Solve the problem in DATA.npz: arrays A (n, d), b (n,) or (..., n), optionally weights and x0; "
+        "A1 (n, d), A2 (m, n), b (m,) for softmax-relu.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     solve.add_argument("data", metavar="DATA.npz", type=Path)
-    solve.add_argument("--loss", required=True, choices=LOSSES, help="the loss to fit")
+    solve.add_argument("--loss", required=True, choices=[*LOSSES, *TWO_LAYER_LOSSES], help="the loss to fit")
     solve.add_argument("--method", default="auto", choices=METHODS, help="default: %(default)s")
     solve.add_argument("--device", help="cpu, cuda or cuda:N; default: cpu")
     solve.add_argument("--tol", type=float, default=1e-8, help="relative gradient tolerance; default: %(default)s")
@@ -102,6 +112,8 @@ def _check_outputs(options: argparse.Namespace) -> None:
         io.check_writable(path)
         if path.resolve() == options.data.resolve():
             raise XpregError(f"{path} is the input: give the output another name.")
+    if options.out and options.plot and options.out.resolve() == options.plot.resolve():
+        raise XpregError(f"--out and --plot are both {options.out}: give them different names.")
     if options.plot:
         plotting.require_matplotlib()
         if options.plot.suffix.lower() not in (".png", ".pdf", ".svg"):

@@ -100,14 +100,17 @@ class Hessian:
         U = self.curvature.U
         return None if U is None else self.rows.adjoint(U)  # P = U A (k, r, d)
 
-    def dense(self) -> Array:
-        """Return the (k, d, d) matrices."""
+    def dense(self, *, exact: bool = False) -> Array:
+        """Return the (k, d, d) matrices; ``exact`` as in `Map.gram`."""
         B = self.curvature
-        H = self.rows.gram(B.D, B.centre)
+        H = self.rows.gram(B.D, B.centre, exact=exact)
         if B.inner is not None:
             H = H + self.rows.inner.gram(B.inner)
         P = self._low_rank()
-        return H if P is None else H + P.mT @ (B.K @ P)
+        if P is None:
+            return H
+        H = H + P.mT @ (B.K @ P)
+        return 0.5 * (H + H.mT)
 
     def product(self, v: Array) -> Array:
         """Return the products (k, d) with v (k, d)."""

@@ -8,6 +8,7 @@ import json
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,31 @@ import numpy as np
 from . import backend as B
 from .errors import InvalidArgumentError
 from .problem import Problem
-from .regressions import LOSSES
+from .regressions import LOSSES, TWO_LAYER_LOSSES
 from .result import IterationRecord, Result, Status
 
-PROBLEM_ARRAYS = ("A", "b", "weights", "x0")
+OPTIONAL_ARRAYS = ("weights", "x0")
+
+_RESULT_ARRAYS = ("x", "fun", "grad", "status", "converged")
+
+_UNREADABLE = (
+    ValueError,
+    OSError,
+    EOFError,
+    AttributeError,
+    TypeError,
+    RuntimeError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What numpy.load raises for files that are damaged, encrypted, pickled, or something else."""
 
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; it replaces ``path`` when the block succeeds, else it vanishes."""
-    path = Path(path)
+    path = Path(path).resolve()  # a link stays a link
     check_writable(path)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(descriptor)
@@ -46,8 +62,8 @@ def check_writable(path: str | os.PathLike) -> None:
     path = Path(path)
     if not path.parent.is_dir():
         raise InvalidArgumentError(f"{path}: the folder {path.parent} does not exist; create it first.")
-    if path.is_dir():
-        raise InvalidArgumentError(f"{path} is a folder, but a file name is needed.")
+    if path.exists() and not path.is_file():
+        raise InvalidArgumentError(f"{path} exists and is no regular file: give the output another name.")
     if not os.access(path.parent, os.W_OK):
         raise InvalidArgumentError(f"{path}: the folder {path.parent} cannot be written.")
 
@@ -62,11 +78,11 @@ def load_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """
     path = Path(path)
     if not path.is_file():
-        raise InvalidArgumentError(f"{path}: no such file.")
+        raise InvalidArgumentError(f"{path}: {'is no regular file' if path.exists() else 'no such file'}.")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise InvalidArgumentError(
             f"{path} is no .npz file of plain arrays (numpy.savez writes one): {error}"
         ) from error
@@ -79,29 +95,31 @@ def load_problem(
 
     Parameters
     ----------
-    path : a file with A, b and optionally weights and x0
-    loss : one of `xpreg.regressions.LOSSES`
+    path : a file with A, b (A1, A2, b for two layers) and optionally weights and x0
+    loss : one of `xpreg.regressions.LOSSES` and ``TWO_LAYER_LOSSES``
     device : where to put it
 
     Returns
     -------
     problem, x0 (or None), the names of arrays in the file that were not used
     """
-    if loss not in LOSSES:
-        raise InvalidArgumentError(f"loss is {loss!r}, but one of {', '.join(LOSSES)} is needed.")
+    kinds = {**LOSSES, **TWO_LAYER_LOSSES}
+    if loss not in kinds:
+        raise InvalidArgumentError(f"loss is {loss!r}, but one of {', '.join(kinds)} is needed.")
+    names = ("A1", "A2", "b") if loss in TWO_LAYER_LOSSES else ("A", "b")
     arrays = load_arrays(path)
-    missing = [name for name in PROBLEM_ARRAYS[:2] if name not in arrays]
+    missing = [name for name in names if name not in arrays]
     if missing:
         raise InvalidArgumentError(
             f"{path} has no array {' and '.join(missing)}: it holds {', '.join(sorted(arrays)) or 'nothing'}. "
-            f"The {loss} loss needs A and b; weights and x0 are optional."
+            f"The {loss} loss needs {', '.join(names)}; {' and '.join(OPTIONAL_ARRAYS)} are optional."
         )
     weights = arrays.get("weights", 0.0)
-    if isinstance(weights, np.ndarray) and weights.ndim == 0 and np.isrealobj(weights):
+    if isinstance(weights, np.ndarray) and weights.ndim == 0 and weights.dtype.kind in "fiu":
         weights = float(weights)
-    problem = LOSSES[loss](arrays["A"], arrays["b"], weights=weights, device=device)
+    problem = kinds[loss](*(arrays[name] for name in names), weights=weights, device=device)
     x0 = arrays.get("x0")
-    unused = tuple(sorted(set(arrays) - set(PROBLEM_ARRAYS)))
+    unused = tuple(sorted(set(arrays) - {*names, *OPTIONAL_ARRAYS}))
     return problem, B.to_device(x0, device), unused
 
 
@@ -125,7 +143,7 @@ def save_result(path: str | os.PathLike, result: Result, **facts: Any) -> None:
         **{name: getattr(result, name) for name in ("nit", "nfev", "ngev", "nhev")},
         **facts,
     }
-    arrays = {name: B.to_host(getattr(result, name)) for name in ("x", "fun", "grad", "status", "converged")}
+    arrays = {name: B.to_host(getattr(result, name)) for name in _RESULT_ARRAYS}
     contents: dict[str, Any] = {"header": json.dumps(header), **arrays, **history}
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **contents)
@@ -140,11 +158,14 @@ def load_result(path: str | os.PathLike, *, device: str | None = None) -> Result
         The file is missing, or is no such file.
     """
     arrays = load_arrays(path)
-    header = json.loads(str(arrays["header"])) if "header" in arrays else {}
+    header = _header(arrays)
     if header.get("format") != "xpreg result 1":
         raise InvalidArgumentError(f"{path} is no result file of xpreg: it holds {', '.join(sorted(arrays))}.")
-    single = arrays["x"].ndim == 1
     fields = [field.name for field in dataclasses.fields(IterationRecord)]
+    needed = {*_RESULT_ARRAYS, *(f"history_{name}" for name in fields)}
+    if missing := sorted(needed - set(arrays)):
+        raise InvalidArgumentError(f"{path} is a damaged result file: it has no {', '.join(missing)}.")
+    single = arrays["x"].ndim == 1
     rows = zip(*(arrays[f"history_{name}"].tolist() for name in fields), strict=True)
     history = []
     for row in rows:
@@ -165,6 +186,14 @@ def load_result(path: str | os.PathLike, *, device: str | None = None) -> Result
         history=tuple(history),
     )
     return result.to_device(device)
+
+
+def _header(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    try:
+        header = json.loads(str(arrays.get("header", "")))
+    except json.JSONDecodeError:
+        return {}
+    return header if isinstance(header, dict) else {}
 
 
 def _status(value: int) -> Status:

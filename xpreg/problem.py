@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -196,7 +197,7 @@ class Problem:
         """Refuse an x of the wrong shape, place, precision or values."""
         A = self.rows.first
         B.common_namespace(**{A: self.rows.like, name: x})
-        if x.ndim == 0 or x.shape[-1] != self.d:
+        if x.ndim == 0 or x.shape[-1] != self.d or 0 in x.shape:
             raise InvalidArgumentError(
                 f"{name} has shape {tuple(x.shape)}, but {A} has {self.d} columns: {name} must have shape "
                 f"({self.d},), or (..., {self.d}) for a stack."
@@ -325,7 +326,7 @@ class Point:
 
     def hess(self) -> Array:
         """Return the Hessian (..., d, d)."""
-        return self._shaped(self.hessian().dense())
+        return self._shaped(self.hessian().dense(exact=True))
 
     @functools.cached_property
     def _operator(self) -> Callable[[Array], Array]:
@@ -338,7 +339,8 @@ class Point:
 
     def predict(self) -> Array:
         """Return what the model predicts for b, (..., n)."""
-        return self._shaped(self.head.predict())
+        f = self.head.predict()
+        return namespace(f).asarray(self._shaped(f), copy=True)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -392,9 +394,12 @@ def _check_b(b: Array, rows: Chain) -> None:
 
 def _check_weights(weights: float | Array, rows: Map, name: str) -> Array | None:
     """Return w^2 (n,), or None when the weights are the number 0."""
-    if isinstance(weights, int | float):
-        if not math.isfinite(weights):
-            raise InvalidArgumentError(f"weights is {weights}, but a finite number or array (n,) is needed.")
+    if isinstance(weights, numbers.Real):
+        weights = float(weights)
+        if not math.isfinite(weights * weights):
+            raise InvalidArgumentError(
+                f"weights is {weights}, but a number with a finite square, or an array (n,), is needed."
+            )
         return None if weights == 0 else B.full((rows.n,), float(weights) ** 2, rows.like)
     B.common_namespace(**{name: rows.like}, weights=weights)
     if tuple(weights.shape) not in ((), (rows.n,)):

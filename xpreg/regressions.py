@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable
 
 from . import activations
@@ -39,7 +40,7 @@ class LinearProblem(Problem):
     def __init__(self, head: Head, A: Array, b: Array, weights: float | Array, device: str | None):
         with B.using(device):
             A, b = B.to_device(A, device), B.to_device(b, device)
-            weights = weights if isinstance(weights, int | float) else B.to_device(weights, device)
+            weights = weights if isinstance(weights, numbers.Real) else B.to_device(weights, device)
             super().__init__(head, check_rows(A), b, weights)
 
 
@@ -225,7 +226,7 @@ class SoftmaxReLURegression(Problem):
     ):
         if device is not None:
             A1, A2, b = (B.to_device(array, device) for array in (A1, A2, b))
-            weights = weights if isinstance(weights, int | float) else B.to_device(weights, device)
+            weights = weights if isinstance(weights, numbers.Real) else B.to_device(weights, device)
         check_matrix(A1=A1, A2=A2)
         if A2.shape[1] != A1.shape[0]:
             raise InvalidArgumentError(

@@ -45,6 +45,9 @@ class Chain(abc.ABC):
     def rounding(self, x: Array, y: Array) -> Array:
         """Return the size (k,) that makes eps times it the rounding error of an entry of z."""
 
+    def release(self) -> None:  # noqa: B027 - most maps keep nothing
+        """Forget what was kept for speed only."""
+
     @abc.abstractmethod
     def to_device(self, device: str | None) -> Chain:
         """Move the arrays."""
@@ -87,8 +90,12 @@ class Map(Chain):
         """Return A^T v: (..., n) -> (..., d)."""
 
     @abc.abstractmethod
-    def gram(self, D: Array, centre: Array | None = None) -> Array:
-        """Return A_c^T diag(D) A_c, (k, n) -> (k, d, d), with A_c = A - 1 (A^T f)^T for a centre f (k, n)."""
+    def gram(self, D: Array, centre: Array | None = None, *, exact: bool = False) -> Array:
+        """Return A_c^T diag(D) A_c, (k, n) -> (k, d, d), with A_c = A - 1 (A^T f)^T for a centre f (k, n).
+
+        A map may work faster for a stack and lose digits where single rows lie far from the others, enough for a
+        solver; ``exact`` asks for all digits.
+        """
 
     @abc.abstractmethod
     def gram_operator(self, D: Array, centre: Array | None = None) -> Callable[[Array], Array]:

@@ -35,6 +35,9 @@ class DenseRows(Map):
     def like(self) -> Array:
         return self.A
 
+    def release(self) -> None:
+        self._packed_block = None
+
     def to_device(self, device: str | None) -> DenseRows:
         return DenseRows(B.to_device(self.A, device))
 
@@ -74,10 +77,10 @@ class DenseRows(Map):
         """The plain means (d,) of the columns of A."""
         return namespace(self.A).mean(self.A, axis=0)
 
-    def gram(self, D: Array, centre: Array | None = None) -> Array:
+    def gram(self, D: Array, centre: Array | None = None, *, exact: bool = False) -> Array:
         xp = namespace(D)
         mean = None if centre is None else self.adjoint(centre)
-        if D.shape[0] >= 4 and self.d <= PACKED_COLUMNS:
+        if D.shape[0] >= 4 and self.d <= PACKED_COLUMNS and not exact:
             return self._gram_of_stack(D, centre, mean)
         return xp.stack(
             [self._gram_of_one(D[i, :], None if mean is None else mean[i, :]) for i in range(D.shape[0])], axis=0
@@ -95,7 +98,8 @@ class DenseRows(Map):
         """All Gram matrices of a stack: packed row products P (n, d(d+1)/2), then one product D @ P.
 
         A centred Gram is expanded about the plain mean of the rows. The row with the largest weight f is set apart,
-        so that nothing cancels when f saturates on it: the others then carry all of what is left.
+        so that nothing cancels when f saturates on it: the others then carry all of what is left. When f sits on
+        several rows far from the rest, digits are lost.
         """
         xp = namespace(D)
         rows_i, _, unpack = self._packing

@@ -134,7 +134,7 @@ class Cell(Map):
             for rows in self.A2.blocks(BLOCK_BYTES, size * SA1.shape[0]):
                 yield problems, rows, self.A2.A[rows, :] @ SA1
 
-    def gram(self, D: Array, centre: Array | None = None) -> Array:
+    def gram(self, D: Array, centre: Array | None = None, *, exact: bool = False) -> Array:
         xp = namespace(D)
         mean = None if centre is None else self.adjoint(centre)[:, None, :]
         G: list[Array] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -84,6 +85,8 @@ def minimize(
     """
     if not isinstance(problem, Problem):
         raise InvalidArgumentError(f"problem is a {type(problem).__name__}, but an xpreg problem is needed.")
+    if callback is not None and not callable(callback):
+        raise InvalidArgumentError(f"callback is a {type(callback).__name__}, but a function of a record is needed.")
     solver = _make_method(method, options)
     _check_limits(tol, maxiter)
     with B.using(device):
@@ -132,6 +135,7 @@ def _minimize(
         for one in done:
             one.ids += start
         finished += done
+    problem.rows.release()
     return _assemble(problem, finished, history, counts, tol, maxiter)
 
 
@@ -218,7 +222,7 @@ def _part_size(problem: Problem) -> int:
 
 
 def _make_method(method: str, options: dict[str, Any]) -> Method:
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise InvalidArgumentError(f"method is {method!r}, but one of {', '.join(map(repr, METHODS))} is needed.")
     known = [name for name in inspect.signature(METHODS[method].__init__).parameters if name != "self"]
     unknown = [name for name in options if name not in known]
@@ -230,7 +234,7 @@ def _make_method(method: str, options: dict[str, Any]) -> Method:
 
 
 def _check_limits(tol: float, maxiter: int) -> None:
-    if not isinstance(tol, int | float) or not 0 <= tol < math.inf:
+    if not isinstance(tol, numbers.Real) or not 0 <= tol < math.inf:
         raise InvalidArgumentError(f"tol is {tol!r}, but a number >= 0 is needed.")
-    if not isinstance(maxiter, int) or maxiter < 0:
+    if not isinstance(maxiter, numbers.Integral) or maxiter < 0:
         raise InvalidArgumentError(f"maxiter is {maxiter!r}, but an integer >= 0 is needed.")
