@@ -1,6 +1,6 @@
 """Softmax-type regressions and two-layer exponential networks with exact second-order information."""
 
-from . import io
+from . import diffusion, io
 from .errors import (
     DeviceMismatchError,
     DeviceNotAvailableError,
@@ -44,6 +44,7 @@ __all__ = [
     "TrainResult",
     "TrainStatus",
     "XpregError",
+    "diffusion",
     "io",
     "minimize",
     "train",

@@ -85,6 +85,7 @@ def common_namespace(**arrays: Array | None) -> Namespace:
 
 
 def require_array(x: Any, name: str) -> None:
+    """Refuse what is no plain array."""
     if compat.is_array_api_obj(x) and not isinstance(x, (np.ma.MaskedArray, np.matrix)):
         return
     raise InvalidArgumentError(

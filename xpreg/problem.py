@@ -392,7 +392,7 @@ def _check_b(b: Array, rows: Chain) -> None:
     check_finite(b=b)
 
 
-def _check_weights(weights: float | Array, rows: Map, name: str) -> Array | None:
+def _check_weights(weights: Any, rows: Map, name: str) -> Array | None:
     """Return w^2 (n,), or None when the weights are the number 0."""
     if isinstance(weights, numbers.Real):
         weights = float(weights)
@@ -401,6 +401,7 @@ def _check_weights(weights: float | Array, rows: Map, name: str) -> Array | None
                 f"weights is {weights}, but a number with a finite square, or an array (n,), is needed."
             )
         return None if weights == 0 else B.full((rows.n,), float(weights) ** 2, rows.like)
+    B.require_array(weights, "weights")
     B.common_namespace(**{name: rows.like}, weights=weights)
     if tuple(weights.shape) not in ((), (rows.n,)):
         raise InvalidArgumentError(
