@@ -330,6 +330,13 @@ def cholesky(H: Array) -> tuple[Array, Array]:
     return L, xp.all((pivots > 0) & (error <= tolerance * xp.abs(diagonal)), axis=-1)
 
 
+def qr_factor(X: Array) -> Array:
+    """Return the (d, d) factor R of ``X = Q R`` for X (n, d), n >= d, without forming Q where the library can."""
+    if compat.is_numpy_array(X):
+        return np.linalg.qr(X, mode="r")
+    return namespace(X).linalg.qr(X, mode="reduced")[1]
+
+
 def solve_posdef(H: Array, L: Array, g: Array) -> Array:
     """Solve ``H p = g`` for H (..., d, d) with its Cholesky factor ``L``, and g (..., d).
 
@@ -489,18 +496,21 @@ def on_device(x: Array) -> contextlib.AbstractContextManager[Any]:
 # ---------------------------------------------------------------------------------------------
 # random numbers: drawn on the host, so that one seed gives one sample on every device
 
+Seed = np.random.Generator | int | Sequence[int]
+"""What NumPy's `default_rng` takes: a generator goes on, numbers begin a new stream."""
 
-def generator(seed: Any) -> np.random.Generator:
-    """Return the NumPy generator of a seed (an integer, or a sequence of them); a generator is returned as it is."""
+
+def generator(seed: Seed) -> np.random.Generator:
+    """Return a host generator: the same seed draws the same numbers for every device."""
     return np.random.default_rng(seed)
 
 
-def random_normal(shape: Sequence[int], rng: np.random.Generator | int, like: Array) -> Array:
+def random_normal(shape: Sequence[int], rng: Seed, like: Array) -> Array:
     """Draw standard normal numbers on the host and move them beside ``like``."""
     return new(np.random.default_rng(rng).standard_normal(tuple(shape)), like)
 
 
-def random_uniform(shape: Sequence[int], rng: np.random.Generator | int, like: Array) -> Array:
+def random_uniform(shape: Sequence[int], rng: Seed, like: Array) -> Array:
     """Draw uniform numbers in [0, 1) on the host and move them beside ``like``."""
     return new(np.random.default_rng(rng).random(tuple(shape)), like)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -96,9 +97,11 @@ class Hessian:
     rows: Map
     curvature: Curvature
 
-    def _low_rank(self) -> Array | None:
+    @functools.cached_property
+    def low_rank(self) -> Array | None:
+        """P = U A (k, r, d), or None."""
         U = self.curvature.U
-        return None if U is None else self.rows.adjoint(U)  # P = U A (k, r, d)
+        return None if U is None else self.rows.adjoint(U)
 
     def dense(self, *, exact: bool = False) -> Array:
         """Return the (k, d, d) matrices; ``exact`` as in `Map.gram`."""
@@ -106,7 +109,7 @@ class Hessian:
         H = self.rows.gram(B.D, B.centre, exact=exact)
         if B.inner is not None:
             H = H + self.rows.inner.gram(B.inner)
-        P = self._low_rank()
+        P = self.low_rank
         if P is None:
             return H
         H = H + P.mT @ (B.K @ P)
@@ -127,7 +130,7 @@ class Hessian:
 
     def operator(self):
         """Return v -> H v, with everything that does not depend on v worked out once."""
-        B, P = self.curvature, self._low_rank()
+        B, P = self.curvature, self.low_rank
         multiply = self.rows.gram_operator(B.D, B.centre)
         if B.inner is not None:
             multiply = _sum(multiply, self.rows.inner.gram_operator(B.inner))

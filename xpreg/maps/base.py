@@ -6,6 +6,7 @@ import abc
 from collections.abc import Callable
 
 from ..backend import Array, namespace
+from ..errors import InvalidArgumentError
 
 
 class Chain(abc.ABC):
@@ -100,6 +101,13 @@ class Map(Chain):
     @abc.abstractmethod
     def gram_operator(self, D: Array, centre: Array | None = None) -> Callable[[Array], Array]:
         """Return the product v (k, d) -> A_c^T diag(D) A_c v; each call reads A once."""
+
+    def take_rows(self, which: slice | Array) -> Array:
+        """Return some rows of A (m, d), by a slice or by their indices: what sampling needs."""
+        raise InvalidArgumentError(
+            f"the rows are held as {type(self).__name__}, which cannot hand out single rows, but sampling needs them: "
+            "use method 'newton' or 'newton-cg'."
+        )
 
     @property
     @abc.abstractmethod

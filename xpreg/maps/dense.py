@@ -59,6 +59,9 @@ class DenseRows(Map):
         for start in range(0, self.n, step):
             yield slice(start, min(start + step, self.n))
 
+    def take_rows(self, which: slice | Array) -> Array:
+        return self.A[which, :] if isinstance(which, slice) else namespace(self.A).take(self.A, which, axis=0)
+
     @functools.cached_property
     def column_norms(self) -> Array:
         xp = namespace(self.A)
