@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -18,6 +19,15 @@ READ_EVERY = 8
 """Products between two looks at the residuals, where looking costs a synchronisation."""
 
 
+@dataclasses.dataclass
+class Variables:
+    """x = T y, in which CG runs: y -> T y, g -> T^T g, and a diagonal (k, d) to add to H, its own rounding error."""
+
+    to_x: Callable[[Array], Array]
+    to_y: Callable[[Array], Array]
+    ridge: Array | float = 0.0
+
+
 class NewtonCG(Method):
     """Solve H p = -g up to |H p + g| <= min(0.5, sqrt(|g|/|g0|)) |g|, in variables scaled by the column norms of A.
 
@@ -30,6 +40,8 @@ class NewtonCG(Method):
     """
 
     name: ClassVar[str] = "newton-cg"
+    forcing: ClassVar[float] = 0.5
+    """Largest relative residual that a step is solved to."""
 
     def __init__(self, max_products: int | None = None):
         super().__init__()
@@ -39,14 +51,16 @@ class NewtonCG(Method):
 
     def direction(self, point: Point, stationary: Any) -> Direction:
         xp = namespace(point.x)
-        g_norm = xp.linalg.vector_norm(_scale(point) * point.least_grads, axis=-1)
+        curvature = point.curvature()
+        variables = self.variables(point, curvature)
+        g_norm = _scaled_norm(point)
         if "g0" not in self.state:
             self.state["g0"] = g_norm
         random = None
         if stationary.any():
             probing = B.new(stationary, point.x, dtype=xp.bool)
             random = xp.where(probing[:, None], B.random_normal(point.x.shape, 0, point.x), point.least_grads)
-        p, convex, v, curvature, products = self._solve(point, point.curvature(), self.state["g0"], random)
+        p, convex, v, curvature, products = self._solve(point, curvature, variables, self.state["g0"], random)
         direction = Direction(p, convex, convex, label=f"cg ({products})", products=products)
         if random is not None:  # only to look for negative curvature: leave along it, or stay
             out = escape(point, xp.where(convex, xp.zeros_like(curvature), curvature), v, xp.zeros_like(curvature))
@@ -61,26 +75,39 @@ class NewtonCG(Method):
         some, g0 = take(point, bad), self.state["g0"]
         if some is not point:
             g0 = namespace(g0).take(g0, B.new(bad.nonzero()[0], g0, dtype=namespace(g0).int64), axis=0)
-        p, ok, _, _, products = self._solve(some, some.convexified(), g0)
+        curvature = some.convexified()
+        p, ok, _, _, products = self._solve(some, curvature, self.variables(some, curvature, again=True), g0)
         ok = namespace(ok).ones_like(ok)  # what rounding calls negative curvature of a Gauss-Newton matrix is zero
         merge(direction, bad, Direction(downhill(some, p), ok, ~ok, products=products))
         direction.label += f", gauss-newton cg ({products})"
         return direction
 
-    def _solve(self, point: Point, curvature: Curvature, g0: Array, rhs: Array | None = None) -> tuple:
+    def variables(self, point: Point, curvature: Curvature, again: bool = False) -> Variables:
+        """Return the variables in which CG runs: here T is diagonal.
+
+        ``again``: for the second curvature of an iteration, and perhaps for a part of the stack only.
+        """
+        scale = _scale(point)
+        return Variables(lambda y: scale * y, lambda g: scale * g)
+
+    def _solve(
+        self, point: Point, curvature: Curvature, variables: Variables, g0: Array, rhs: Array | None = None
+    ) -> tuple:
         """Return p, convex, last direction and its curvature, and the number of products."""
         xp = namespace(point.x)
-        scale = _scale(point)
-        stay = _on_kinks(point)
-        g = scale * stay(point.least_grads if rhs is None else rhs)
-        relative = xp.linalg.vector_norm(scale * point.least_grads, axis=-1) / xp.where(g0 > 0, g0, xp.ones_like(g0))
-        forcing = xp.where(relative < 0.25, xp.sqrt(relative), 0.5 * xp.ones_like(relative))
+        to_x, to_y, ridge, stay = variables.to_x, variables.to_y, variables.ridge, _on_kinks(point)
+        g = to_y(stay(point.least_grads if rhs is None else rhs))
+        relative = _scaled_norm(point) / xp.where(g0 > 0, g0, xp.ones_like(g0))
+        forcing = xp.where(relative < self.forcing**2, xp.sqrt(relative), self.forcing * xp.ones_like(relative))
         multiply = point.hessian(curvature).operator()
         limit = self.max_products or min(2 * point.problem.d, 1000)
-        p, convex, v, vHv, products = conjugate_gradients(
-            lambda y: scale * stay(multiply(stay(scale * y))), g, forcing, limit
-        )
-        return stay(scale * p), convex, stay(scale * v), vHv, products
+
+        def product(y: Array) -> Array:
+            v = stay(to_x(y))
+            return to_y(stay(multiply(v) + ridge * v))
+
+        p, convex, v, vHv, products = conjugate_gradients(product, g, forcing, limit)
+        return stay(to_x(p)), convex, stay(to_x(v)), vHv, products
 
 
 def _on_kinks(point: Point) -> Callable[[Array], Array]:
@@ -95,6 +122,10 @@ def _scale(point: Point) -> Array:
     norms = point.problem.rows.inner.column_norms
     xp = namespace(norms)
     return 1.0 / xp.where(norms > 0, norms, xp.ones_like(norms))
+
+
+def _scaled_norm(point: Point) -> Array:
+    return namespace(point.x).linalg.vector_norm(_scale(point) * point.least_grads, axis=-1)
 
 
 def conjugate_gradients(multiply: Any, g: Array, forcing: Array, limit: int) -> tuple[Array, Array, Array, Array, int]:
