@@ -1,6 +1,7 @@
 """Softmax-type regressions and two-layer exponential networks with exact second-order information."""
 
 from . import diffusion, io
+from .certificate import Certificate, Claim
 from .errors import (
     DeviceMismatchError,
     DeviceNotAvailableError,
@@ -9,6 +10,7 @@ from .errors import (
     NotEnoughMemoryError,
     XpregError,
 )
+from .evaluation import certify
 from .networks import ExpNetwork, SoftmaxNetwork, TrainResult, TrainStatus, train
 from .problem import Point, Problem
 from .regressions import (
@@ -23,6 +25,8 @@ from .result import IterationRecord, Result, Status
 from .solvers import minimize
 
 __all__ = [
+    "Certificate",
+    "Claim",
     "CoshRegression",
     "DeviceMismatchError",
     "DeviceNotAvailableError",
@@ -44,6 +48,7 @@ __all__ = [
     "TrainResult",
     "TrainStatus",
     "XpregError",
+    "certify",
     "diffusion",
     "io",
     "minimize",

@@ -89,7 +89,7 @@ class Result:
     message : which criterion fired, with its numbers
     nit, nfev, ngev, nhev : iterations, and evaluations of loss, gradient, Hessian (or Hessian-vector products)
     history : one `IterationRecord` per iteration
-    certificate : what `certify` found, or None
+    certificate : the `Certificate` at x, where minimize was asked to certify, or None
     activation : for losses with units (two layers) int8 (..., n): 1 where a unit is active at x, -1 where it is not,
         0 where x lies on its kink up to rounding; else None
     """

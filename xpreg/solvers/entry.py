@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
 import numbers
@@ -9,11 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import backend as B
+from .. import evaluation
 from ..backend import Array, namespace
 from ..errors import InvalidArgumentError
 from ..kinks import most_faces
 from ..problem import Problem, flatten
 from ..result import IterationRecord, Result, Status
+from .approximate_newton import ApproximateNewton
 from .base import Method
 from .gradient_descent import GradientDescent
 from .loop import Counts, Finished, Loop
@@ -23,6 +26,7 @@ from .newton_cg import NewtonCG
 METHODS: dict[str, type[Method]] = {
     "auto": Newton,
     "newton": Newton,
+    "approximate-newton": ApproximateNewton,
     "newton-cg": NewtonCG,
     "gradient-descent": GradientDescent,
 }
@@ -43,6 +47,7 @@ def minimize(
     tol: float = 1e-8,
     maxiter: int = 100,
     callback: Callable[[IterationRecord], Any] | None = None,
+    certify: bool = False,
     **options: Any,
 ) -> Result:
     """Minimise a problem, or every problem of a stack.
@@ -51,12 +56,14 @@ def minimize(
     ----------
     problem : for example a `SoftmaxRegression`
     x0 : (d,) or (..., d) start; default x = 0. Several starts for one b make a stack.
-    method : ``"newton"`` (exact Hessian; n d^2 per step), ``"newton-cg"`` (Hessian-vector products only, for large d),
-        ``"gradient-descent"`` (a baseline); ``"auto"`` is ``"newton"``
+    method : ``"newton"`` (exact Hessian; n d^2 per step), ``"approximate-newton"`` (a sample of the rows by leverage
+        scores, as preconditioner or as the papers' Hessian; for n far above d), ``"newton-cg"`` (Hessian-vector
+        products only, for large d), ``"gradient-descent"`` (a baseline); ``"auto"`` is ``"newton"``
     device : ``"cpu"``, ``"cuda"`` or ``"cuda:N"`` moves the problem and x0 there first
     tol : stop when the largest gradient entry falls below tol times the one at x0
     maxiter : iteration limit (for each part of a large stack)
     callback : called with an `IterationRecord` after every iteration; raising StopIteration ends the run
+    certify : True evaluates the theorems' conditions at the solution, `Result.certificate`; about two Newton steps more
     **options : of the method, see `xpreg.solvers.METHODS`
 
     Returns
@@ -90,7 +97,14 @@ def minimize(
     solver = _make_method(method, options)
     _check_limits(tol, maxiter)
     with B.using(device):
-        return _minimize(problem.to_device(device), B.to_device(x0, device), solver, float(tol), maxiter, callback)
+        problem, x0 = problem.to_device(device), B.to_device(x0, device)
+        if certify:
+            evaluation.check_certifiable(problem)
+        result = _minimize(problem, x0, solver, float(tol), maxiter, callback)
+        if not certify:
+            return result
+        certificate = evaluation.certify(problem, result.x, history=result.history, method=solver)
+        return dataclasses.replace(result, certificate=certificate)
 
 
 def _minimize(
