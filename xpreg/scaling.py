@@ -9,6 +9,9 @@ SHIFT = 8.0
 """The scaled Hessian (unit diagonal) gets SHIFT * d * eps on its diagonal, its own rounding error: so a Hessian that is
 singular up to rounding (a duplicate or constant column) still has a factor, and a regular one does not notice."""
 
+REPAIR_SHIFT = 1e-10
+"""The same for a Gauss-Newton matrix far from the solution, which may be singular; its square root in float32."""
+
 
 def jacobi(H: Array) -> Array:
     """Return s (k, d): s_i H_ij s_j has a unit diagonal, or a small one where H_ii is no more than rounding."""

@@ -12,9 +12,8 @@ from ..curvature import Curvature, Hessian
 from ..errors import InvalidArgumentError
 from ..maps import Map
 from ..problem import Point, Problem
-from ..scaling import whiten
+from ..scaling import REPAIR_SHIFT, whiten
 from .base import Direction
-from .newton import REPAIR_SHIFT
 from .newton_cg import NewtonCG, Variables
 
 SKETCH_COLUMNS = 16
