@@ -109,6 +109,7 @@ def main():
         lines.append(f"| {i} | {' | '.join(cells)} |")
     print("\n".join(lines))
     if arguments.out:
+        pathlib.Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
         pathlib.Path(arguments.out).write_text("\n".join(lines) + "\n")
 
 
