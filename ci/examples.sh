@@ -8,3 +8,7 @@ export MPLBACKEND=Agg
 python examples/recover_attention.py --out "$work/recovered_attention.png"
 python examples/overparametrisation.py --quick --out "$work/overparametrisation.png"
 python examples/network_regression.py --quick --out "$work/network_regression.png"
+python examples/theory_check.py --quick --out "$work/theory_check.png"
+for example in mixture theory digits; do
+    python "examples/diffusion_$example.py" --quick --out "$work"
+done

@@ -205,3 +205,8 @@ def test_the_module_runs(data):
     assert code.returncode == 0
     assert "solved" in code.stdout
     assert code.stderr == ""
+
+
+def test_the_certificate_is_printed(data, capsys):
+    assert run("solve", data[0], "--loss", "softmax", "--certify") == 0
+    assert "proved" in capsys.readouterr().out

@@ -330,13 +330,13 @@ def test_bad_sizes_are_refused():
 
 def test_free_memory_is_that_of_the_machine_or_of_the_container(tmp_path):
     assert 2**20 < xpreg.backend.free_memory(np.zeros(1)) < 2**50
-    assert xpreg.backend._container_room(tmp_path) is None
+    assert xpreg.backend.machine._container_room(tmp_path) is None
     (tmp_path / "memory.current").write_text("700\n")
     (tmp_path / "memory.stat").write_text("anon 400\ninactive_file 200\n")
     (tmp_path / "memory.max").write_text("max\n")
-    assert xpreg.backend._container_room(tmp_path) is None
+    assert xpreg.backend.machine._container_room(tmp_path) is None
     (tmp_path / "memory.max").write_text("1000\n")
-    assert xpreg.backend._container_room(tmp_path) == 500
+    assert xpreg.backend.machine._container_room(tmp_path) == 500
 
 
 def test_what_cannot_fit_is_refused_before_it_runs_and_told_what_would(rng):

@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     solve.add_argument("--maxiter", type=int, default=100, help="iteration limit; default: %(default)s")
     solve.add_argument("--out", metavar="RESULT.npz", type=Path, help="write the result there")
     solve.add_argument("--plot", metavar="PLOT.png", type=Path, help="write a convergence plot there")
+    solve.add_argument("--certify", action="store_true", help="evaluate the theorems' conditions at the solution")
     solve.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
     solve.set_defaults(run=_solve)
 
@@ -88,7 +89,7 @@ def _solve(options: argparse.Namespace) -> int:
     if unused:
         print(f"xpreg: not used from {options.data}: {', '.join(unused)}", file=sys.stderr)
     started = time.perf_counter()
-    limits = {"method": options.method, "tol": options.tol, "maxiter": options.maxiter}
+    limits = {"method": options.method, "tol": options.tol, "maxiter": options.maxiter, "certify": options.certify}
     if sys.stderr.isatty() and not options.quiet:
         with ProgressBar(tol=options.tol, leave=False) as bar:
             result = minimize(problem, x0, callback=bar, **limits)

@@ -113,7 +113,7 @@ class Hessian:
         if P is None:
             return H
         H = H + P.mT @ (B.K @ P)
-        return 0.5 * (H + H.mT)
+        return 0.5 * (H + H.mT) if exact else H
 
     def product(self, v: Array) -> Array:
         """Return the products (k, d) with v (k, d)."""

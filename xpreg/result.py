@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import Any
+from typing import Any, Self
 
 from . import backend as B
 from .backend import Array
 
 
-class Status(enum.IntEnum):
-    """Why a run stopped. The text says the cause and, where there is one, the remedy."""
+class Described(enum.IntEnum):
+    """An integer enumeration whose members carry a text."""
 
     text: str
 
-    def __new__(cls, value: int, text: str) -> Status:
+    def __new__(cls, value: int, text: str) -> Self:
         member = int.__new__(cls, value)
         member._value_ = value
         member.text = text
         return member
+
+
+class Status(Described):
+    """Why a run stopped. The text says the cause and, where there is one, the remedy."""
 
     CONVERGED = 0, "the largest gradient entry fell below tol times the one at x0"
     PRECISION = (

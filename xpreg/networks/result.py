@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 from typing import TYPE_CHECKING
+
+from ..result import Described
 
 if TYPE_CHECKING:
     from .network import TwoLayerNetwork
@@ -12,16 +13,8 @@ if TYPE_CHECKING:
 NAN = float("nan")
 
 
-class TrainStatus(enum.IntEnum):
+class TrainStatus(Described):
     """Why training stopped. The text says the cause and, where there is one, the remedy."""
-
-    text: str
-
-    def __new__(cls, value: int, text: str) -> TrainStatus:
-        member = int.__new__(cls, value)
-        member._value_ = value
-        member.text = text
-        return member
 
     CONVERGED = 0, "the residual |F - y| fell below tol times the one at the start"
     STATIONARY = (

@@ -1,0 +1,33 @@
+"""Random numbers: drawn on the host, so that one seed gives one sample on every device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .arrays import Array, namespace, new
+
+Seed = np.random.Generator | int | Sequence[int]
+"""What NumPy's `default_rng` takes: a generator goes on, numbers begin a new stream."""
+
+
+def generator(seed: Seed) -> np.random.Generator:
+    """Return a host generator: the same seed draws the same numbers for every device."""
+    return np.random.default_rng(seed)
+
+
+def random_normal(shape: Sequence[int], rng: Seed, like: Array) -> Array:
+    """Draw standard normal numbers on the host and move them beside ``like``."""
+    return new(np.random.default_rng(rng).standard_normal(tuple(shape)), like)
+
+
+def random_uniform(shape: Sequence[int], rng: Seed, like: Array) -> Array:
+    """Draw uniform numbers in [0, 1) on the host and move them beside ``like``."""
+    return new(np.random.default_rng(rng).random(tuple(shape)), like)
+
+
+def random_permutation(n: int, rng: Any, like: Array) -> Array:
+    """Draw a permutation of 0, ..., n-1 on the host and move it beside ``like``. ``rng``: a Generator or a seed."""
+    return new(np.random.default_rng(rng).permutation(n), like, dtype=namespace(like).int64)
