@@ -37,15 +37,15 @@ class Newton(Method):
 
     def direction(self, point: Point, stationary: Any) -> Direction:
         self.H = on_kinks(point, point.hessian().dense())
-        eps = _eps(self.H)
-        p, ok, slope = _solve_shifted(
-            point, self.H, max(SHIFT * eps, min(LARGER_SHIFT * point.problem.d * eps, HARMLESS))
-        )
+        p, ok, slope = _solve_shifted(point, self.H, _shifts(self.H)[0])
         return Direction(p, ok, ok, slope=slope, label="newton")
 
     def repair(self, point: Point, direction: Direction, bad: Any, stationary: Any) -> Direction:
-        steps: list[tuple[Callable[[Point, Any], Direction], Any, str]]
-        steps = [(self._shifted, bad, ""), (self._escape, bad & stationary, "negative curvature")]
+        first, larger = _shifts(self.H)
+        steps: list[tuple[Callable[[Point, Any], Direction], Any, str]] = []
+        if larger > first:
+            steps.append((self._shifted, bad, ""))
+        steps.append((self._escape, bad & stationary, "negative curvature"))
         steps += [(self._gauss_newton(trial), bad & ~stationary, "gauss-newton") for trial in range(REPAIR_TRIALS)]
         for method, where, label in steps:
             mask = where & (B.to_numpy(direction.ok) == 0)
@@ -57,7 +57,7 @@ class Newton(Method):
 
     def _shifted(self, point: Point, mask: Any) -> Direction:
         H = _rows(self.H, mask)
-        p, ok, slope = _solve_shifted(point, H, LARGER_SHIFT * point.problem.d * _eps(H))
+        p, ok, slope = _solve_shifted(point, H, _shifts(H)[1])
         return Direction(p, ok, ok, slope=slope, products=0)
 
     def _gauss_newton(self, trial: int) -> Callable[[Point, Any], Direction]:
@@ -82,6 +82,12 @@ class Newton(Method):
 
 def _eps(H: Array) -> float:
     return float(namespace(H).finfo(H.dtype).eps)
+
+
+def _shifts(H: Array) -> tuple[float, float]:
+    """Return the first relative shift of H, and the larger one (maybe the same) before H counts as indefinite."""
+    larger = LARGER_SHIFT * H.shape[-1] * _eps(H)
+    return max(SHIFT * _eps(H), min(larger, HARMLESS)), larger
 
 
 def _rows(H: Array, mask: Any) -> Array:
