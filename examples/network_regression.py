@@ -11,6 +11,7 @@ ridge from it, and so do the baselines their penalties.
 """
 
 import argparse
+import sys
 import time
 
 import matplotlib
@@ -21,6 +22,7 @@ import sklearn.linear_model
 
 import xpreg
 from xpreg import backend as B
+from xpreg import cli, io
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -182,6 +184,7 @@ def main():
     parser.add_argument("--length", type=float, default=1.0, help="length that every point is scaled to")
     parser.add_argument("--quick", action="store_true", help="diabetes only, few iterations, to see that it runs")
     arguments = parser.parse_args()
+    io.check_writable(arguments.out)
     if arguments.quick:
         arguments.maxiter = 100
     found = []
@@ -192,4 +195,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(cli.exit_code(main))

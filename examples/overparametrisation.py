@@ -24,12 +24,14 @@ Sources: arXiv 2303.16504 (exponential), arXiv 2405.03251 (softmax), arXiv 1810.
 import argparse
 import dataclasses
 import math
+import sys
 
 import matplotlib
 import numpy as np
 
 import xpreg
 from xpreg import backend as B
+from xpreg import cli, io
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -243,6 +245,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="fewer widths, to see that it runs")
     parser.add_argument("--maxiter", type=int, default=2000)
     arguments = parser.parse_args()
+    io.check_writable(arguments.out)
     n, d = 30, 10
     rng = np.random.default_rng(1)
     X = rng.standard_normal((n, d))
@@ -262,4 +265,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(cli.exit_code(main))

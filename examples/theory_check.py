@@ -7,11 +7,12 @@ python examples/theory_check.py --out theory.png
 import argparse
 import itertools
 import math
+import sys
 
 import numpy as np
 
 import xpreg
-from xpreg import backend, sampling, theory
+from xpreg import backend, cli, io, sampling, theory
 from xpreg.brackets import bracket
 
 
@@ -327,6 +328,8 @@ def draw(path, eigen, lip, shrink, sand, linear, poles):
 
 def main():
     arguments = parse()
+    if arguments.out:
+        io.check_writable(arguments.out)
     check = Check(arguments.device, arguments.seed, arguments.quick)
     results = [part(check) for part in (eigenvalues, lipschitz, shrinking, sandwich, linear_rate, pole)]
     print(table(check.rows))
@@ -338,4 +341,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(cli.exit_code(main))

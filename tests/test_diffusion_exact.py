@@ -226,3 +226,17 @@ def test_bad_times_and_options_are_refused(backend, mixture):
         diffusion.sample(mixture, 0, t_min=0.1, t_max=1.0)
     with pytest.raises(InvalidArgumentError, match="equally large"):
         diffusion.sliced_wasserstein(x, backend.array(np.zeros((3, 2))))
+
+
+@pytest.mark.parametrize("size", [1e160, float("nan")])
+def test_points_too_far_for_their_squares_are_an_error_not_a_nan(backend, size):
+    mixture = diffusion.GaussianMixture(backend.array([[0.0, 0.0], [1.0, 1.0]]), backend.array([1.0, 0.5]))
+    for call in (mixture.score, mixture.posterior_mean, mixture.log_density):
+        with pytest.raises(ValueError, match="squares overflow"):
+            call(backend.array([[size, 0.0]]), 1.0)
+
+
+def test_very_long_times_overflow_nowhere():
+    times = diffusion.sampling.time_grid(1000.0, 0.01, 10)
+    assert times == sorted(times, reverse=True)
+    assert np.isfinite(times).all()

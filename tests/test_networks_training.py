@@ -443,3 +443,32 @@ def test_an_overflowing_start_is_a_domain_error(backend):
     p = problem("exp", backend)
     with pytest.raises(xpreg.DomainError, match="largest activation"):
         train(p.network.with_weights(1000.0 * p.network.W), p.X, p.y, step=1.0)
+
+
+@pytest.mark.parametrize("change", ["signs", "labels", "sigma"])
+def test_a_checkpoint_of_another_run_is_refused(backend, rng, tmp_path, change):
+    """Sums cannot tell these runs apart: other signs, permuted labels of +-1, another sigma."""
+    X, y = backend.array(rng.standard_normal((12, 3))), np.sign(rng.standard_normal(12))
+    network = xpreg.ExpNetwork.initialise(3, 64, like=X)
+    path = tmp_path / "run.npz"
+    xpreg.train(network, X, backend.array(y), checkpoint=path, maxiter=2)
+    other = {
+        "signs": (xpreg.ExpNetwork(network.W, -network.a), y),
+        "labels": (network, y[::-1].copy()),
+        "sigma": (xpreg.ExpNetwork(network.W, network.a, sigma=2.0), y),
+    }[change]
+    with pytest.raises(ValueError, match="belongs to another run"):
+        xpreg.train(other[0], X, backend.array(other[1]), checkpoint=path, maxiter=4, resume=True)
+
+
+def test_residuals_whose_squares_underflow_are_no_success(backend, rng):
+    X = backend.array(rng.standard_normal((6, 3)))
+    network = xpreg.ExpNetwork.initialise(3, 64, like=X)
+    with pytest.raises(xpreg.DomainError, match="scale y up"):
+        xpreg.train(network, X, backend.array(1e-200 * np.ones(6)))
+
+
+@pytest.mark.parametrize("seed", [-1, "a"])
+def test_a_bad_seed_is_named(backend, seed):
+    with pytest.raises(ValueError, match="seed is "):
+        xpreg.ExpNetwork.initialise(3, 64, seed=seed)

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import backend as B
@@ -33,8 +33,13 @@ exit codes:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = _parser().parse_args(arguments)
+    return exit_code(lambda: options.run(options))
+
+
+def exit_code(run: Callable[[], int | None]) -> int:
+    """Call ``run`` and return its exit code; errors of xpreg become one line on stderr and a code, see EXIT_CODES."""
     try:
-        return options.run(options)
+        return run() or SOLVED
     except DeviceNotAvailableError as error:
         print(f"xpreg: {error}", file=sys.stderr)
         return NO_DEVICE

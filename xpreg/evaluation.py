@@ -306,14 +306,18 @@ class _Evaluation:
         known = [f for f in found if f is not None]
         if len(known) < len(found):
             why = "not proved: M |H^-1 g| <= l/2 fails at x (x is too far from a minimum, or H too ill-conditioned)"
-            return dict.fromkeys(names, absent(why)) | {"good": Claim(False, why, PROVED, source)} | claims | measured
+            return (
+                dict.fromkeys(names, absent(why)) | {"good": Claim(False, why, NUMERICAL, source)} | claims | measured
+            )
         r, l = max(f[0] for f in known), min(f[1] for f in known)
         good = all(M * f[0] <= 0.1 * f[1] for f in known)
         claims |= {
             "distance": Claim(r, "a minimiser x* lies within this distance of x", PROVED, source),
             "strong_convexity": Claim(l, "l: H(x*) >= l I", PROVED, source),
             "good_radius": Claim(0.1 * l / M, "every start within this of x* has M |x0 - x*| <= 0.1 l", PROVED, source),
-            "good": Claim(good, "M |x - x*| <= 0.1 l: (l, M)-good at x", PROVED, source),
+            "good": Claim(good, "M |x - x*| <= 0.1 l: (l, M)-good at x", PROVED, source)
+            if good
+            else Claim(False, "not proved: the bounds do not give M |x - x*| <= 0.1 l", NUMERICAL, source),
             "contraction_predicted": self._predicted_contraction(M, known),
         }
         return claims | measured

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import InvalidArgumentError
 from .arrays import Array, namespace, new
 
 Seed = np.random.Generator | int | Sequence[int]
@@ -15,19 +16,24 @@ Seed = np.random.Generator | int | Sequence[int]
 
 def generator(seed: Seed) -> np.random.Generator:
     """Return a host generator: the same seed draws the same numbers for every device."""
-    return np.random.default_rng(seed)
+    try:
+        return np.random.default_rng(seed)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError(
+            f"seed is {seed!r}, but an integer >= 0, several of them, or a NumPy Generator is needed."
+        ) from error
 
 
 def random_normal(shape: Sequence[int], rng: Seed, like: Array) -> Array:
     """Draw standard normal numbers on the host and move them beside ``like``."""
-    return new(np.random.default_rng(rng).standard_normal(tuple(shape)), like)
+    return new(generator(rng).standard_normal(tuple(shape)), like)
 
 
 def random_uniform(shape: Sequence[int], rng: Seed, like: Array) -> Array:
     """Draw uniform numbers in [0, 1) on the host and move them beside ``like``."""
-    return new(np.random.default_rng(rng).random(tuple(shape)), like)
+    return new(generator(rng).random(tuple(shape)), like)
 
 
 def random_permutation(n: int, rng: Any, like: Array) -> Array:
     """Draw a permutation of 0, ..., n-1 on the host and move it beside ``like``. ``rng``: a Generator or a seed."""
-    return new(np.random.default_rng(rng).permutation(n), like, dtype=namespace(like).int64)
+    return new(generator(rng).permutation(n), like, dtype=namespace(like).int64)

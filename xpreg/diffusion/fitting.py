@@ -13,7 +13,7 @@ from ..networks import SoftmaxNetwork, TrainRecord, TrainStatus, checks, train
 from .baseline import GaussianBaseline
 from .embedding import Embedding
 from .kernel_regression import fit_kernel
-from .process import OrnsteinUhlenbeck, require_interval, require_points
+from .process import OrnsteinUhlenbeck, log_noise_to_signal, require_interval, require_points
 from .score_model import ScoreModel, ScoreRecord
 
 RIDGES = (1e-4, 1e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
@@ -47,11 +47,15 @@ def noisy_pairs(
     xp, rng = B.namespace(X0), B.generator(rng)
     X0 = xp.tile(X0, (draws, 1))
     share = B.random_uniform((X0.shape[0],), rng, X0)
+    if times not in ("uniform", "log"):
+        raise InvalidArgumentError(f"times is {times!r}, but 'uniform' or 'log' is needed.")
+    require_interval(t_min, t_max)
     if times == "uniform":
         t = t_min + (t_max - t_min) * share
     else:
-        low, high = math.log(math.expm1(t_min)), math.log(math.expm1(t_max))
-        t = xp.log1p(xp.exp(low + (high - low) * share))
+        low, high = log_noise_to_signal(t_min), log_noise_to_signal(t_max)
+        u = low + (high - low) * share
+        t = xp.logaddexp(u, xp.zeros_like(u))
     return X0, t, OrnsteinUhlenbeck().noise(X0, t, rng)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from .. import backend as B
 from ..backend import Array
-from ..errors import InvalidArgumentError
+from ..errors import DomainError, InvalidArgumentError
 from ..networks.linearise import row_slices
 from .process import OrnsteinUhlenbeck, per_row, require_points
 
@@ -179,6 +179,13 @@ class GaussianMixture:
         require_points(x=x)
         if x.shape[1] != self.d:
             raise InvalidArgumentError(f"x has shape {tuple(x.shape)}, but (n, {self.d}) is needed for this mixture.")
+        largest = float(B.read(xp.max(xp.abs(x)))[0])
+        limit = 1e-3 * float(xp.finfo(x.dtype).max) ** 0.5
+        if not largest <= limit:
+            raise DomainError(
+                f"x has an entry of size {largest:.3g}, but finite entries up to {limit:.3g} are needed in {x.dtype}: "
+                "their squares overflow."
+            )
         t = per_row(t, x)
         rows = max(1, TILE_ENTRIES // (self.means.shape[0] * self.d))
         results = []

@@ -61,6 +61,16 @@ def _is_number(t: Any) -> bool:
     return isinstance(t, int | float)
 
 
+def log_noise_to_signal(t: float) -> float:
+    """Return log(h/alpha^2) = log(e^t - 1), for any t > 0."""
+    return t + math.log(-math.expm1(-t))
+
+
+def time_at(log_ratio: float) -> float:
+    """Return the t with log(e^t - 1) = log_ratio."""
+    return max(log_ratio, 0.0) + math.log1p(math.exp(-abs(log_ratio)))
+
+
 def require_points(**named: Array) -> None:
     """Require one floating array (n, d) with n, d >= 1."""
     ((name, x),) = named.items()

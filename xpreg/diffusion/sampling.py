@@ -11,7 +11,7 @@ from .. import backend as B
 from ..backend import Array
 from ..errors import InvalidArgumentError
 from ..networks import checks
-from .process import OrnsteinUhlenbeck, require_interval
+from .process import OrnsteinUhlenbeck, log_noise_to_signal, require_interval, time_at
 
 
 class Denoiser(Protocol):
@@ -49,8 +49,8 @@ def time_grid(t_max: float, t_min: float, steps: int) -> list[float]:
 
     That is the noise-to-signal ratio: every step removes the same share of the noise.
     """
-    low, high = math.log(math.expm1(t_min)), math.log(math.expm1(t_max))
-    inner = [math.log1p(math.exp(high + (low - high) * i / steps)) for i in range(1, steps)]
+    low, high = log_noise_to_signal(t_min), log_noise_to_signal(t_max)
+    inner = [time_at(high + (low - high) * i / steps) for i in range(1, steps)]
     return [float(t_max), *inner, float(t_min)]
 
 

@@ -21,10 +21,10 @@ class Checkpoint:
     ----------
     path : of the file; its folder must exist
     identity : the options of the run
-    fingerprint : a few numbers of its data
+    fingerprint : a hash of its network and data
     """
 
-    def __init__(self, path: Any, identity: dict[str, Any], fingerprint: list[float]) -> None:
+    def __init__(self, path: Any, identity: dict[str, Any], fingerprint: str) -> None:
         self.path = pathlib.Path(path)
         self.identity = json.loads(json.dumps(identity | {"data": fingerprint}))
         io.check_writable(self.path)

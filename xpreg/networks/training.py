@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 from .. import backend as B
 from ..backend import Array
-from ..errors import InvalidArgumentError
+from ..errors import DomainError, InvalidArgumentError
 from . import checkpoint as store
 from . import checks
 from .gradient_descent import BatchGradientDescent, GradientDescent, Move
@@ -172,7 +173,14 @@ class _Run:
         move = self.method.start(self.network)
         if not math.isfinite(move.loss):
             raise self.network._overflow(self.X)
+        if move.loss == 0 and self._misses():
+            raise DomainError("the residuals are so small that their squares underflow to a loss of 0: scale y up.")
         self.history.append(self._record(move, 0))
+
+    def _misses(self) -> bool:
+        xp = B.namespace(self.Y)
+        F = self.network._to_columns(self.network.predict(self.X))
+        return bool(B.read(xp.any(F != self.Y))[0])
 
     def loop(self, maxiter, tols, patience, callback, saver, checkpoint_every) -> TrainStatus:
         while True:
@@ -237,11 +245,14 @@ class _Run:
 
     # -- checkpoints
 
-    def fingerprint(self) -> list[float]:
-        """Return a few numbers that tell whether a checkpoint belongs to this start and these data."""
-        xp = B.namespace(self.X)
-        arrays = [self.X, self.Y, self.initial.W, *(self.validation or ())]
-        return [float(v) for v in B.read(*(xp.sum(v) for v in arrays), *(xp.sum(v * v) for v in arrays))]
+    def fingerprint(self) -> str:
+        """Return a hash of the start and the data, which tells whether a checkpoint belongs to them."""
+        digest = hashlib.sha256(repr(self.initial.sigma).encode())
+        for array in (self.X, self.Y, self.initial.W, self.initial.a, *(self.validation or ())):
+            host = B.to_numpy(array)
+            digest.update(f"{host.dtype} {host.shape}".encode())
+            digest.update(host.tobytes())
+        return digest.hexdigest()
 
     def state(self) -> dict[str, Any]:
         return {
