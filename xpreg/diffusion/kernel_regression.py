@@ -82,11 +82,15 @@ class NormalEquations:
         (rank,) = B.read(xp.sum(xp.astype(e > smallest * largest, U.dtype)))
         keep = slice(M - int(rank), M)
         self.lift = Q[:, keep] / xp.sqrt(e[keep])
-        self.G = self.r = None
-        for I in block_slices(U, M):
-            Phi = K(U[I, :], centres) @ self.lift
-            G, r = Phi.T @ Phi, Phi.T @ Y[I, :]
-            self.G, self.r = (G, r) if self.G is None else (self.G + G, self.r + r)
+        self.G = self.r = 0.0
+        self.add(U, Y)
+
+    def add(self, U: Array, Y: Array) -> None:
+        """Take further points and labels in; with centres only, since they stay what they are."""
+        K = limit_kernel(self.sigma, U)
+        for I in block_slices(U, self.centres.shape[0]):
+            Phi = K(U[I, :], self.centres) @ self.lift
+            self.G, self.r = self.G + Phi.T @ Phi, self.r + Phi.T @ Y[I, :]
 
     def solve(self, ridge: float) -> KernelExpansion:
         """Solve with lambda = ridge * k(u, u), where k(u, u) = exp(sigma^2) on the unit sphere.
@@ -155,5 +159,9 @@ def fit_kernel(
             callback(nit, ridge, loss, held_out)
         except StopIteration:
             break
-    everything = [xp.concat(pair) for pair in zip((U, Y), validation, strict=True)]
-    return NormalEquations(*everything, centres=chosen, sigma=sigma).solve(best), best
+    if chosen is None:
+        everything = [xp.concat(pair) for pair in zip((U, Y), validation, strict=True)]
+        equations = NormalEquations(*everything, centres=None, sigma=sigma)
+    else:
+        equations.add(*validation)
+    return equations.solve(best), best
