@@ -78,6 +78,17 @@ def test_embedding_lies_on_the_sphere_and_separates_scales(backend, mixture):
     assert np.abs(u - twice).max() > 0.1
 
 
+@pytest.mark.parametrize("times", ["uniform", "log"])
+def test_time_features_have_mean_0_and_variance_1_over_the_learned_times(backend, mixture, times):
+    x0 = mixture.sample(20_000, seed=0)
+    embedding = diffusion.Embedding.of(x0, 0.02, 4.0, times=times)
+    _, t, x = diffusion.noisy_pairs(x0, 1, 0.02, 4.0, 1, times=times)
+    u = backend.numpy(embedding(x, t))
+    features = u[:, -2:] / u[:, -3:-2]
+    np.testing.assert_allclose(features.mean(axis=0), 0.0, atol=0.05)
+    np.testing.assert_allclose(features.var(axis=0), 1.0, atol=0.05)
+
+
 def test_full_kernel_regression_equals_the_dense_solve(backend, rng):
     U, Y = rng.normal(size=(60, 4)), rng.normal(size=(60, 2))
     U /= np.linalg.norm(U, axis=1, keepdims=True)
@@ -98,6 +109,16 @@ def test_nystrom_with_every_point_a_centre_is_full_kernel_regression(backend, rn
     full = kernel_regression.NormalEquations(U, Y, centres=None, sigma=1.0).solve(0.1)
     nystrom = kernel_regression.NormalEquations(U, Y, centres=U, sigma=1.0).solve(0.1)
     np.testing.assert_allclose(backend.numpy(nystrom.predict(U)), backend.numpy(full.predict(U)), rtol=1e-7, atol=1e-8)
+
+
+def test_points_added_to_the_normal_equations_count_as_if_there_from_the_start(backend, rng):
+    U, Y = rng.normal(size=(80, 4)), backend.array(rng.normal(size=(80, 2)))
+    U = backend.array(U / np.linalg.norm(U, axis=1, keepdims=True))
+    whole = kernel_regression.NormalEquations(U, Y, centres=U[:30, :], sigma=1.0)
+    parts = kernel_regression.NormalEquations(U[:50, :], Y[:50, :], centres=U[:30, :], sigma=1.0)
+    parts.add(U[50:, :], Y[50:, :])
+    np.testing.assert_allclose(backend.numpy(parts.G), backend.numpy(whole.G), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(backend.numpy(parts.r), backend.numpy(whole.r), rtol=1e-12, atol=1e-12)
 
 
 def test_ridge_is_chosen_on_held_out_data(backend, mixture):

@@ -22,7 +22,7 @@ class Embedding:
     """u(t, x) = e/|e| with e = (sqrt(2/d) (x - alpha c)/sqrt(alpha^2 s^2 + h), 1, tau_1(t), tau_2(t)).
 
     c and s are the mean and the overall standard deviation of the data, tau_1 and tau_2 are log h and sqrt h, with
-    mean 0 and variance 1 over t uniform on [t_min, t_max].
+    mean 0 and variance 1 over the times that are learned: uniform on [t_min, t_max], or on a logarithmic scale.
 
     Why so:
 
@@ -47,13 +47,22 @@ class Embedding:
     sqrt_h: tuple[float, float]
 
     @classmethod
-    def of(cls, X0: Array, t_min: float, t_max: float) -> Self:
-        """Take the constants from the data X0 (n, d) and the interval of times."""
+    def of(cls, X0: Array, t_min: float, t_max: float, *, times: str = "uniform") -> Self:
+        """Take the constants from the data X0 (n, d), the interval of times and their law, see `noisy_pairs`.
+
+        With the moments of uniform times, log h would be many deviations from 0 at the small times that the
+        logarithmic law learns, and take the length of u from x there.
+        """
         xp = B.namespace(X0)
         centre = xp.mean(X0, axis=0)
         (spread,) = B.read(xp.sqrt(xp.mean((X0 - centre) ** 2)))
-        times = [t_min + (t_max - t_min) * i / (GRID - 1) for i in range(GRID)]
-        h = [OrnsteinUhlenbeck().h(t) for t in times]
+        shares = [i / (GRID - 1) for i in range(GRID)]
+        if times == "uniform":
+            grid = [t_min + (t_max - t_min) * share for share in shares]
+        else:
+            low, high = math.log(math.expm1(t_min)), math.log(math.expm1(t_max))
+            grid = [math.log1p(math.exp(low + (high - low) * share)) for share in shares]
+        h = [OrnsteinUhlenbeck().h(t) for t in grid]
         return cls(centre, float(spread), _moments([math.log(v) for v in h]), _moments([math.sqrt(v) for v in h]))
 
     @property

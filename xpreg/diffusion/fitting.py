@@ -155,7 +155,7 @@ def fit_score(
     )
     rng = B.generator(seed)
     train_X0, held_out = _split(X0, validation, rng)
-    embedding = Embedding.of(train_X0, t_min, t_max)
+    embedding = Embedding.of(train_X0, t_min, t_max, times=times)
     if not embedding.spread > 0.0:
         raise InvalidArgumentError("X0 has no spread: all its rows are equal, so there is nothing to learn.")
 
