@@ -1,15 +1,20 @@
 """Generate handwritten digits: scikit-learn's 1,797 images of 8 x 8 pixels, in the space of their first principal axes.
 
     python examples/diffusion_digits.py --out pictures
-    python examples/diffusion_digits.py --device cuda --axes 20
+    python examples/diffusion_digits.py --device cuda --axes 16
 
-Fits the score by kernel regression with the softmax network's limit kernel and by the trained network, samples from
-both, and sets the generated digits beside their nearest training images. Held-out real digits say how near an image
-that is no copy lies. In all 64 pixels the labels leave the two-layer model too little signal for every axis; the
-principal axes carry the shapes. About two minutes on two CPU cores.
+Fits the score by kernel regression with the softmax network's limit kernel, separately on five consecutive windows of
+the noise level, and by the trained network, and samples from both. Draws the kernel's digits beside real ones, some
+with their nearest training images, and how near an image that is no copy lies: held-out real digits say that.
+On 10 axes (74 % of the variance) about two thirds of the generated digits can be read, and none is as near to a
+training digit as the nearest 1 % of those are to each other. The median distance is 1.26, that of held-out digits 0.94.
+With more axes the samples fall further behind: 2.18 against 1.47 on 16, and 5.79 against 3.83 in all 64 pixels, where
+the variance shrinks to 0.81. The trained network's digits are more blurred (1.67 on 10 axes). Under a minute on two CPU
+cores.
 """
 
 import argparse
+import itertools
 import pathlib
 import time
 
@@ -24,6 +29,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 T_MIN, T_MAX = 0.02, 4.0
+GRID = {"left": 0.02, "right": 0.98, "bottom": 0.01, "top": 0.91, "wspace": 0.05, "hspace": 0.05}
 
 
 class PrincipalAxes:
@@ -41,39 +47,72 @@ class PrincipalAxes:
         return self.scale * z @ self.axes + self.mean
 
 
-def draw(images, generated, path):
-    """Real digits on top; below, pairs of rows: generated, and the nearest training image of each."""
-    columns = 16
-    rows = [("real, as they are", images["real"]), ("real, on the axes", images["projected"])]
-    for name, (x, neighbours) in generated.items():
-        for k in range(2):
-            part = slice(k * columns, (k + 1) * columns)
-            rows += [(f"{name}", x[part]), ("  nearest real", neighbours[part])]
-    figure, axes = plt.subplots(len(rows), columns, figsize=(0.55 * columns + 1.6, 0.6 * len(rows)))
-    figure.subplots_adjust(left=0.15, right=0.99, top=0.98, bottom=0.02, wspace=0.06, hspace=0.1)
-    for row, (label, pictures) in zip(axes, rows, strict=True):
-        real = "real" in label
-        for ax, picture in zip(row, pictures, strict=False):
-            ax.imshow(picture.reshape(8, 8), cmap="gray_r" if real else "Blues", vmin=0, vmax=1,
-                      interpolation="bicubic")  # fmt: skip
-        for ax in row:
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
-        row[0].set_ylabel(
-            label, rotation=0, ha="right", va="center", fontsize=9, color="#555555" if real else "#2c6fbb"
-        )
-    figure.savefig(path, dpi=130)
+class TimeWindows:
+    """One score model on each of consecutive windows of time: what `diffusion.sample` needs of a model.
+
+    All centres of a window's kernel are at its own noise levels, so that the same number of them resolves more.
+    """
+
+    def __init__(self, models):
+        self.models = models
+        self.mean, self.covariance = models[0].mean, models[0].covariance
+        self.t_min, self.t_max = models[0].t_min, models[-1].t_max
+
+    def denoise(self, x, t):
+        return next((m for m in self.models if t <= m.t_max), self.models[-1]).denoise(x, t)
+
+
+def fit(Z, windows, **options):
+    """Fit one model to each window; the windows divide the logarithm of the noise-to-signal ratio evenly."""
+    edges = np.log1p(np.geomspace(np.expm1(T_MIN), np.expm1(T_MAX), windows + 1)).tolist()
+    return TimeWindows([diffusion.fit_score(Z, t_min=a, t_max=b, times="log", **options)
+                        for a, b in itertools.pairwise(edges)])  # fmt: skip
+
+
+def draw(held_out, generated, neighbours, distances, copies, path):
+    """Grids of real and generated digits; a strip of generated ones over their nearest real ones; the distances."""
+    figure = plt.figure(figsize=(12, 6.6))
+    top, bottom = figure.subfigures(2, 1, height_ratios=(3.1, 2.0))
+    for part, images, cmap, title in zip(
+        top.subfigures(1, 2), (held_out, generated), ("gray_r", "Blues"),
+        ("real digits, on the same axes", "generated digits"), strict=True,
+    ):  # fmt: skip
+        part.suptitle(title)
+        show(part.subplots(6, 12, gridspec_kw=GRID), images, cmap)
+    strip, plot = bottom.subfigures(1, 2)
+    strip.suptitle("generated, and the nearest training image of each")
+    rows = strip.subplots(4, 10, gridspec_kw=GRID | {"top": 0.85})
+    for k in (0, 2):
+        part = slice(72 + 5 * k, 82 + 5 * k)
+        show(rows[k], generated[part], "Blues")
+        show(rows[k + 1], neighbours[part], "gray_r")
+    ax = plot.subplots(gridspec_kw={"bottom": 0.2, "top": 0.88})
+    bins = np.linspace(0, max(d.max() for d in distances.values()), 36)
+    for (name, d), color in zip(distances.items(), ("#7a7a7a", "#222222", "#2c6fbb", "#d9722b"), strict=True):
+        ax.hist(d, bins, density=True, histtype="step", lw=1.6, color=color, label=name)
+    ax.axvline(copies, color="#7a7a7a", ls=":", lw=1)
+    ax.set(xlabel="distance to the nearest training digit (dotted: 1 % of the training digits' own)", yticks=[])
+    ax.spines[["left", "right", "top"]].set_visible(False)
+    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(0.78, 1.05))
+    figure.savefig(path, dpi=120)
+
+
+def show(axes, images, cmap):
+    for ax, image in zip(axes.flat, images, strict=False):
+        ax.imshow(image.reshape(8, 8), cmap=cmap, vmin=0, vmax=1, interpolation="bicubic")
+    for ax in axes.flat:
+        ax.axis("off")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default=None, help="cpu, cuda or cuda:1")
     parser.add_argument("--out", type=pathlib.Path, default=None, help="folder for the picture")
-    parser.add_argument("--axes", type=int, default=16, help="principal axes (default 16: 85 %% of the variance)")
+    parser.add_argument("--axes", type=int, default=10, help="principal axes (default 10)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
     arguments = parser.parse_args()
-    draws, iterations, centres, count = (1, 10, 150, 64) if arguments.quick else (6, 120, 1000, 300)
+    draws, iterations, centres, count = (1, 10, 100, 150) if arguments.quick else (5, 120, 1000, 300)
 
     data = load_digits()
     order = np.random.default_rng(arguments.seed).permutation(len(data.data))
@@ -90,22 +129,22 @@ def main():
     between, _ = diffusion.nearest(Z, Z, exclude_self=True)
     summary = [("held-out digits", backend.to_numpy(real), floor, backend.to_numpy(Z_held).var())]
     settings = {
-        "kernel": {"method": "kernel", "sigma": 3.0, "centres": centres, "ridge": (0.1, 0.3, 1.0), "draws": 3 * draws},
-        "network": {"width": 512, "sigma": 2.0, "draws": draws, "maxiter": iterations, "patience": 20},
-    }
+        "kernel": {"method": "kernel", "windows": 5, "sigma": 2.5, "centres": centres, "ridge": (0.1, 1.0),
+                   "draws": 2 * draws},
+        "network": {"windows": 1, "width": 512, "sigma": 2.0, "draws": draws, "maxiter": iterations, "patience": 20},
+    }  # fmt: skip
     generated = {}
     for name, options in settings.items():
         begun = time.perf_counter()
         with tqdm(desc=f"fit {name}", leave=False) as bar:
-            model = diffusion.fit_score(Z, t_min=T_MIN, t_max=T_MAX, times="log", seed=arguments.seed,
-                                        callback=lambda _, bar=bar: bar.update(), **options)  # fmt: skip
-        print(f"{name}: {time.perf_counter() - begun:.0f} s, {model.message}")
+            model = fit(Z, seed=arguments.seed, callback=lambda _, bar=bar: bar.update(), **options)
+        print(f"{name}: {time.perf_counter() - begun:.0f} s")
         y = diffusion.sample(model, count, steps=100, seed=arguments.seed)
         distances, indices = diffusion.nearest(y, Z)
         distance = float(backend.read(diffusion.sliced_wasserstein(y, Z_held))[0])
         y = backend.to_numpy(y)
         summary.append((name, backend.to_numpy(distances), distance, y.var()))
-        generated[name] = (axes.back(y[:32]), train[backend.to_numpy(indices)[:32]])
+        generated[name] = (axes.back(y), train[backend.to_numpy(indices)])
     copies = np.quantile(backend.to_numpy(between), 0.01)
     print("\nsample           distance to the nearest training digit     nearer than    sliced  variance")
     print(f"                   5 %   median    95 %                           {copies:.2f}  Wasserst.")
@@ -116,8 +155,9 @@ def main():
     print(f"({copies:.2f}: nearer than 99 % of the training digits are to each other)")
     if arguments.out is not None:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        real = {"real": held_out[:16], "projected": axes.back(axes.forward(held_out[:16]))}
-        draw(real, generated, arguments.out / "diffusion_digits.png")
+        distances = {"training digits": backend.to_numpy(between)} | {name: d for name, d, *_ in summary}
+        pictures = axes.back(axes.forward(held_out[:72])), *generated["kernel"]
+        draw(*pictures, distances, copies, arguments.out / "diffusion_digits.png")
         print(f"picture: {arguments.out / 'diffusion_digits.png'}")
 
 
