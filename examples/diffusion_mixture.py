@@ -5,8 +5,8 @@
 
 Prints the score error of kernel regression and of a softmax network trained in two ways, and how far their samples
 are from the truth. Draws the score fields, the samples, and the error at every noise level. About two minutes on two
-CPU cores. The kernel's samples lie within twice the distance of a true sample; the trained network's at 2.3 to 3.1 times
-it, though its score error is below 1 %.
+CPU cores. The kernel's samples lie within twice the distance of a true sample; the trained network's at 2.3 to 3.1
+times it, though its score error is below 1 %.
 """
 
 import argparse
