@@ -50,7 +50,7 @@ class PrincipalAxes:
 class TimeWindows:
     """One score model on each of consecutive windows of time: what `diffusion.sample` needs of a model.
 
-    All centres of a window's kernel are at its own noise levels, so that the same number of them resolves more.
+    All centres of a window's kernel are at its own noise levels. On 16 axes that made no visible difference.
     """
 
     def __init__(self, models):
