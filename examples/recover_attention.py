@@ -14,7 +14,7 @@ import time
 import numpy as np
 
 import xpreg
-from xpreg import backend, plotting
+from xpreg import backend, cli, plotting
 
 DATA = pathlib.Path(__file__).parent / "data" / "attention.npz"
 RECOVERED = 1e-6
@@ -25,10 +25,10 @@ COLOURS = ("#3264a8", "#c4432b", "#3c8c4a", "#8a56a8")
 
 def load_heads(path, dtype):
     """Return the scaled keys (heads, n, d), queries (heads, n, d) and attention rows (heads, n, n)."""
-    with np.load(path) as file:
-        A = float(file["scale"]) * file["keys"].astype("float64")
-        queries = file["queries"].astype("float64")
-        names = [f"layer {layer}, head {head}" for layer, head in file["layer_head"]]
+    file = xpreg.io.load_arrays(path)
+    A = float(file["scale"]) * file["keys"].astype("float64")
+    queries = file["queries"].astype("float64")
+    names = [f"layer {layer}, head {head}" for layer, head in file["layer_head"]]
     z = queries @ A.swapaxes(1, 2)
     b = np.exp(z - z.max(axis=-1, keepdims=True))
     b /= b.sum(axis=-1, keepdims=True)
@@ -37,19 +37,13 @@ def load_heads(path, dtype):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N; default: %(default)s")
     parser.add_argument("--dtype", choices=["float64", "float32"], default="float64")
     parser.add_argument("--data", type=pathlib.Path, default=DATA, help="default: %(default)s")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("recovered_attention.png"), help="the picture")
     options = parser.parse_args()
-    try:
-        xpreg.io.check_writable(options.out)
-        if not options.data.is_file():
-            raise xpreg.InvalidArgumentError(f"{options.data}: no such file.")
-        return run(options)
-    except xpreg.XpregError as error:
-        print(f"recover_attention: {error}", file=sys.stderr)
-        return 2
+    xpreg.io.check_writable(options.out)
+    return run(options)
 
 
 def run(options):
@@ -115,4 +109,4 @@ def draw(names, queries, b, results, errors):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.exit_code(main))
