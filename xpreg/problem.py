@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import numbers
 from collections.abc import Callable
 from typing import Any
 
 from . import backend as B
 from . import kernels
 from .backend import Array, namespace, quiet
+from .checks import check_b, check_finite, check_weights
 from .curvature import Curvature, Hessian
 from .errors import DomainError, InvalidArgumentError
 from .heads import Head, HeadPoint
@@ -40,8 +40,8 @@ class Problem:
     def __init__(self, head: Head, rows: Chain, b: Array, weights: float | Array = 0.0):
         self.head, self.rows = head, rows
         self.n, self.d = rows.n, rows.d
-        self.w2 = _check_weights(weights, rows.inner, rows.first)
-        _check_b(b, rows)
+        self.w2 = check_weights(weights, rows.inner, rows.first)
+        check_b(b, rows)
         head.check_b(b)
         self.shape: tuple[int, ...] = tuple(b.shape[:-1])
         self._b = namespace(b).reshape(b, (-1, rows.n))  # (1, n) or (k, n)
@@ -76,7 +76,7 @@ class Problem:
         shape = self.stack_shape(x)
         point = self.point(flatten(x, shape), shape=shape)
         values = B.read(point.values)[0]
-        if not _all_finite(values):
+        if not all(math.isfinite(v) for v in values):
             bad = (
                 "" if len(values) == 1 else f" in {sum(not math.isfinite(v) for v in values)} of {len(values)} problems"
             )
@@ -341,71 +341,3 @@ class Point:
         """Return what the model predicts for b, (..., n)."""
         f = self.head.predict()
         return namespace(f).asarray(self._shaped(f), copy=True)
-
-
-# ---------------------------------------------------------------------------------------------
-# checks
-
-
-def check_finite(**arrays: Array) -> None:
-    """Refuse arrays with NaN or infinite entries; reads one scalar per array."""
-    for name, x in arrays.items():
-        xp = namespace(x)
-        with quiet():
-            total = float(xp.sum(x))  # NaN and inf survive a sum, so one reduction without a temporary does
-        if math.isfinite(total):
-            continue
-        bad = int(xp.count_nonzero(~xp.isfinite(x)))
-        if bad:
-            raise InvalidArgumentError(f"{name} has {bad} entries that are NaN or infinite; all must be finite.")
-
-
-def _all_finite(values: Any) -> bool:
-    return all(math.isfinite(v) for v in values)
-
-
-def check_matrix(**matrix: Array) -> None:
-    """Refuse an A that is no (n, d) array of finite floats with n, d >= 1."""
-    B.common_namespace(**matrix)
-    for name, A in matrix.items():
-        if A.ndim != 2 or A.shape[0] < 1 or A.shape[1] < 1:
-            raise InvalidArgumentError(
-                f"{name} has shape {tuple(A.shape)}, but a matrix (n, d) with at least one row and one column "
-                "is needed."
-            )
-    check_finite(**matrix)
-
-
-def check_rows(A: Array) -> DenseRows:
-    """Check A (n, d), and hold it as rows."""
-    check_matrix(A=A)
-    return DenseRows(A)
-
-
-def _check_b(b: Array, rows: Chain) -> None:
-    B.common_namespace(**{rows.last: rows.like}, b=b)
-    if b.ndim < 1 or b.shape[-1] != rows.n or math.prod(b.shape) == 0:
-        raise InvalidArgumentError(
-            f"b has shape {tuple(b.shape)}, but {rows.last} has {rows.n} rows: b must have shape ({rows.n},), "
-            f"or (..., {rows.n}) for a stack of at least one problem."
-        )
-    check_finite(b=b)
-
-
-def _check_weights(weights: Any, rows: Map, name: str) -> Array | None:
-    """Return w^2 (n,), or None when the weights are the number 0."""
-    if isinstance(weights, numbers.Real):
-        weights = float(weights)
-        if not math.isfinite(weights * weights):
-            raise InvalidArgumentError(
-                f"weights is {weights}, but a number with a finite square, or an array (n,), is needed."
-            )
-        return None if weights == 0 else B.full((rows.n,), float(weights) ** 2, rows.like)
-    B.require_array(weights, "weights")
-    B.common_namespace(**{name: rows.like}, weights=weights)
-    if tuple(weights.shape) not in ((), (rows.n,)):
-        raise InvalidArgumentError(
-            f"weights has shape {tuple(weights.shape)}, but a number or an array of shape ({rows.n},) is needed."
-        )
-    check_finite(weights=weights)
-    return namespace(weights).broadcast_to(weights * weights, (rows.n,))

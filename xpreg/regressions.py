@@ -9,11 +9,12 @@ from collections.abc import Callable
 from . import activations
 from . import backend as B
 from .backend import Array, namespace
+from .checks import check_matrix, check_rows
 from .errors import InvalidArgumentError
 from .heads import Elementwise, Head, Normalised, Rescaled, Softmax, SoftmaxKL
 from .kinks import touching
 from .maps import TwoLayer
-from .problem import Problem, check_matrix, check_rows
+from .problem import Problem
 
 SHARED_PARAMETERS = """
     Parameters
