@@ -176,7 +176,7 @@ def load_result(path: str | os.PathLike, *, device: str | None = None) -> Result
         fun=float(arrays["fun"]) if single else arrays["fun"],
         grad=arrays["grad"],
         success=header["success"],
-        status=_status(int(arrays["status"])) if single else arrays["status"],
+        status=Status.of(int(arrays["status"])) if single else arrays["status"],
         converged=bool(arrays["converged"]) if single else arrays["converged"],
         message=header["message"],
         nit=header["nit"],
@@ -194,7 +194,3 @@ def _header(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     except json.JSONDecodeError:
         return {}
     return header if isinstance(header, dict) else {}
-
-
-def _status(value: int) -> Status:
-    return next(status for status in Status if status == value)

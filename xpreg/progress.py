@@ -48,12 +48,16 @@ class ProgressBar:
         if record.nit == 0:
             self.bar.reset()
             self.start = record.grad_norm
-        if record.grad_norm > 0 and self.start > 0:
-            done = math.log10(self.start) - math.log10(record.grad_norm)
-            self.bar.n = min(max(self.bar.n, done), self.digits)
         postfix = {"iteration": record.nit, "loss": f"{record.fun:.3e}", "gradient": f"{record.grad_norm:.1e}"}
         if record.problems[1] - record.problems[0] > 1:
             postfix["problems left"] = f"{record.active} of {record.problems[0]}-{record.problems[1]}"
+        self.show(record.grad_norm, postfix)
+
+    def show(self, value: float, postfix: dict[str, Any]) -> None:
+        """Draw the bar at the digits that ``value`` has lost since ``start``, with these facts behind it."""
+        if value > 0 and self.start > 0:
+            done = math.log10(self.start) - math.log10(value)
+            self.bar.n = min(max(self.bar.n, done), self.digits)
         self.bar.set_postfix(postfix, refresh=False)
         self.bar.refresh()
 

@@ -21,6 +21,11 @@ class Described(enum.IntEnum):
         member.text = text
         return member
 
+    @classmethod
+    def of(cls, value: int) -> Self:
+        """Return the member with this value, as it is read from an array or a file."""
+        return next(member for member in cls if member == value)
+
 
 class Status(Described):
     """Why a run stopped. The text says the cause and, where there is one, the remedy."""

@@ -36,11 +36,7 @@ class TrainingBar(ProgressBar):
         """Take in one record."""
         if record.nit == 0 or not self.start:
             self.start = record.residual
-        if record.residual > 0:
-            done = math.log10(self.start) - math.log10(record.residual)
-            self.bar.n = min(max(self.bar.n, done), self.digits)
         postfix = {"iteration": record.nit, "residual": f"{record.residual:.3e}"}
         if not math.isnan(record.validation):
             postfix["validation"] = f"{record.validation:.3e}"
-        self.bar.set_postfix(postfix, refresh=False)
-        self.bar.refresh()
+        self.show(record.residual, postfix)

@@ -32,8 +32,6 @@ METHODS: dict[str, type[Method]] = {
 }
 """Every method by name."""
 
-_STATUS = {int(status): status for status in Status}
-
 WORKING_BYTES = 128 * 2**20
 """A stack is solved in parts whose vectors (n,) and matrices (d, d) fit in this many bytes together."""
 
@@ -121,7 +119,6 @@ def _minimize(
         x0 = problem.check_x(x0, "x0")
         shape = problem.stack_shape(x0)
         problem, x = problem.stacked(shape), flatten(x0, shape)
-        problem.at(x0)  # raises where the loss is not defined
 
     counts = Counts()
     history: list[IterationRecord] = []
@@ -173,7 +170,7 @@ def _assemble(
     x, grad = on_device("x"), on_device("grad")
     activation = problem.active_units(xp.reshape(x, (-1, problem.d)))
     fun, gmax, threshold = host("fun"), host("gmax"), host("threshold")
-    status = [_STATUS[int(s)] for s in host("status")]
+    status = [Status.of(int(s)) for s in host("status")]
     common: dict[str, Any] = {
         "x": x,
         "grad": grad,
