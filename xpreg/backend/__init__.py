@@ -26,12 +26,17 @@ from .arrays import (
     require_array,
     require_cupy,
     scratch,
-    smallest_block,
     to_device,
     to_host,
     to_numpy,
     using,
     zeros,
+)
+from .blocking import (
+    blocks,
+    gram_rows,
+    stripes,
+    sweep_rows,
 )
 from .cuda import (
     cuda_module,
@@ -48,7 +53,6 @@ from .draws import (
 )
 from .linalg import (
     cholesky,
-    gram_rows,
     qr_factor,
     solve_if_posdef,
     solve_posdef,
@@ -58,12 +62,18 @@ from .machine import (
     free_memory,
     info,
 )
+from .parallel import (
+    in_order,
+    sum_over,
+    threads,
+)
 
 __all__ = [
     "Array",
     "Namespace",
     "Seed",
     "arange",
+    "blocks",
     "cholesky",
     "common_namespace",
     "cuda_is_available",
@@ -76,6 +86,7 @@ __all__ = [
     "full",
     "generator",
     "gram_rows",
+    "in_order",
     "info",
     "itemsize",
     "memory",
@@ -94,9 +105,12 @@ __all__ = [
     "require_cupy",
     "runs_cuda",
     "scratch",
-    "smallest_block",
     "solve_if_posdef",
     "solve_posdef",
+    "stripes",
+    "sum_over",
+    "sweep_rows",
+    "threads",
     "to_device",
     "to_host",
     "to_numpy",

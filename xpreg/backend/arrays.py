@@ -219,15 +219,6 @@ def itemsize(x: Array) -> int:
     return namespace(x).finfo(x.dtype).bits // 8
 
 
-def smallest_block(x: Array) -> int:
-    """Bytes below which a block of a large array costs more in launches than in reading.
-
-    Nothing on the CPU. Elsewhere 256 MiB: on a GPU every operation on a block takes about 10 us to launch, in which
-    it could read 20 to 50 MB.
-    """
-    return 0 if compat.is_numpy_array(x) else 256 * 2**20
-
-
 def arange(n: int, like: Array) -> Array:
     """Create the integers 0, ..., n-1 beside ``like``."""
     xp = namespace(like)

@@ -8,7 +8,7 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from .arrays import Array, eye, full, itemsize, namespace, quiet, smallest_block
+from .arrays import Array, eye, full, namespace, quiet
 
 
 def cholesky(H: Array) -> tuple[Array, Array]:
@@ -134,38 +134,32 @@ def _triangular_solver(x: Array) -> Any:
         return None
 
 
+SYRK_COLUMNS = 48
+"""From this many columns on, half the flops are worth the ordering of the rows by sign (measured, NumPy, OpenBLAS)."""
+
+
 def weighted_gram(X: Array, D: Array, mean: Array | None = None) -> Array:
     """Return ``Y^T diag(D) Y``, Y = X - mean, for a block of rows X (n, d) and D (n,) of any sign.
 
-    NumPy turns ``Z.T @ Z`` into a symmetric rank-k update, half the work of a product. So it takes Z = sqrt|D| Y, and
-    takes twice the rows of the rarer sign away again. Elsewhere one plain product does it without a synchronisation.
+    NumPy turns ``Z.T @ Z`` into a symmetric rank-k update, half the work of a product: so it takes Z = sqrt|D| Y, the
+    rows with positive and with negative D one after the other. For narrow rows that ordering costs more than it saves.
+    Elsewhere one plain product does it without a synchronisation.
     """
     xp = namespace(X)
-    Y = X if mean is None else X - mean
-    if not compat.is_numpy_array(X):
+    if not compat.is_numpy_array(X) or X.shape[1] < SYRK_COLUMNS:
+        Y = X if mean is None else X - mean
         G = xp.matrix_transpose(Y * D[:, None]) @ Y
         return 0.5 * (G + xp.matrix_transpose(G))
-    root = np.sqrt(np.abs(D))[:, None]
-    Z = np.multiply(Y, root, out=None if mean is None else Y)
-    G = Z.T @ Z
     negative = D < 0
-    count = int(negative.sum())
-    if count == 0:
-        return G
-    if 2 * count <= len(D):
-        Z = Z[negative]
-        return G - 2.0 * (Z.T @ Z)
-    Z = Z[~negative]
-    return 2.0 * (Z.T @ Z) - G
-
-
-def gram_rows(X: Array) -> int:
-    """How many rows of X (n, d) a Gram matrix takes at a time: measured, NumPy with OpenBLAS, 2 cores.
-
-    On the CPU half a megabyte, which stays in the second-level cache between its three uses, but at least 2 d rows (at
-    most 2,048): below that, adding up the (d, d) parts shows. Elsewhere `smallest_block`.
-    """
-    d = X.shape[1]
-    if not compat.is_numpy_array(X):
-        return max(256, smallest_block(X) // (d * itemsize(X)))
-    return max(2**19 // (d * itemsize(X)), min(2 * d, 2048))
+    p = len(D) - int(negative.sum())
+    root = np.sqrt(np.abs(D))
+    if 0 < p < len(D):
+        order = np.argsort(negative, kind="stable")
+        X, root = X[order], root[order]
+        Z = X if mean is None else np.subtract(X, mean, out=X)
+        Z *= root[:, None]
+        return Z[:p].T @ Z[:p] - Z[p:].T @ Z[p:]
+    Z = X * root[:, None] if mean is None else X - mean
+    if mean is not None:
+        Z *= root[:, None]
+    return Z.T @ Z if p else -(Z.T @ Z)

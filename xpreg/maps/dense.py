@@ -10,8 +10,8 @@ from .. import kernels
 from ..backend import Array, namespace
 from .base import Map
 
-BLOCK_BYTES = 4 * 2**20
-"""Bytes of A in one block of rows: small enough to stay in a core's cache between its two uses."""
+FEW_COLUMNS = 8
+"""Up to so many columns at a time, A^T V is worked out block by block."""
 
 PACKED_COLUMNS = 128
 """Up to this d, the Gram matrices of a stack come from one matrix product with the packed products of rows."""
@@ -42,22 +42,38 @@ class DenseRows(Map):
         return DenseRows(B.to_device(self.A, device))
 
     def apply(self, x: Array) -> Array:
-        if x.shape[0] == 1:  # a matrix-vector product is cheaper than a one-row matrix product
-            return (self.A @ x[0, :])[None, :]
-        return x @ self.A.mT
+        return _rows_times(self.A, x)
 
     def adjoint(self, v: Array) -> Array:
-        if v.ndim == 2 and v.shape[0] == 1:
-            return (v[0, :] @ self.A)[None, :]
         xp = namespace(v)
-        return xp.reshape(xp.reshape(v, (-1, self.n)) @ self.A, (*v.shape[:-1], self.d))
+        columns = xp.reshape(v, (-1, self.n))
+        if columns.shape[0] > FEW_COLUMNS:
+            product = columns @ self.A
+        else:  # a skinny product is fast only where its rows come from the cache
+            (product,) = self._sweep(lambda rows, X: (_times_rows(columns[:, rows], X),))
+        return xp.reshape(product, (*v.shape[:-1], self.d))
 
-    def blocks(self, nbytes: int = BLOCK_BYTES, row_bytes: int | None = None) -> Iterator[slice]:
-        """Yield slices of rows of about ``nbytes``, or of the smallest that pays on the device of A."""
-        row_bytes = row_bytes or self.d * B.itemsize(self.A)
-        step = max(256, max(nbytes, B.smallest_block(self.A)) // row_bytes)
-        for start in range(0, self.n, step):
-            yield slice(start, min(start + step, self.n))
+    def _sweep(self, function: Callable[[slice, Array], tuple[Array, ...]]) -> tuple[Array, ...]:
+        """Return the sums of ``function(rows, A[rows])`` over blocks of rows: A is read once."""
+        return self._sum(B.sweep_rows(self.A), function)
+
+    def _sum(self, step: int, function: Callable[[slice, Array], tuple[Array, ...]]) -> tuple[Array, ...]:
+        def stripe(part: slice) -> tuple[Array, ...]:
+            total: list[Array] = []
+            for rows in B.blocks(part, step):
+                terms = function(rows, self.A[rows, :])
+                if not total:
+                    total = list(terms)
+                    continue
+                for i, term in enumerate(terms):
+                    total[i] += term
+            return tuple(total)
+
+        return B.sum_over(stripe, B.stripes(self.A, step), self.A)
+
+    def blocks(self) -> Iterator[slice]:
+        """Yield slices of rows, the blocks of a sweep."""
+        yield from B.blocks(slice(0, self.n), B.sweep_rows(self.A))
 
     def take_rows(self, which: slice | Array) -> Array:
         return self.A[which, :] if isinstance(which, slice) else namespace(self.A).take(self.A, which, axis=0)
@@ -90,12 +106,8 @@ class DenseRows(Map):
         )
 
     def _gram_of_one(self, D: Array, mean: Array | None) -> Array:
-        G = B.zeros((self.d, self.d), self.A)
         step = B.gram_rows(self.A)
-        for start in range(0, self.n, step):
-            rows = slice(start, min(start + step, self.n))
-            G += B.weighted_gram(self.A[rows, :], D[rows], mean)
-        return G
+        return self._sum(step, lambda rows, X: (B.weighted_gram(X, D[rows], mean),))[0]
 
     def _gram_of_stack(self, D: Array, centre: Array | None, mean: Array | None) -> Array:
         """All Gram matrices of a stack: packed row products P (n, d(d+1)/2), then one product D @ P.
@@ -134,7 +146,8 @@ class DenseRows(Map):
             return
         xp = namespace(self.A)
         rows_i, rows_j, _ = self._packing
-        for rows in self.blocks(PACKED_BYTES, rows_i.shape[0] * B.itemsize(self.A)):
+        step = B.sweep_rows(self.A, rows_i.shape[0] * B.itemsize(self.A), PACKED_BYTES)
+        for rows in B.blocks(slice(0, self.n), step):
             X = self.A[rows, :] if origin is None else self.A[rows, :] - origin
             block = rows, X, xp.take(X, rows_i, axis=1) * xp.take(X, rows_j, axis=1)
             if origin is not None and rows == slice(0, self.n):
@@ -147,13 +160,13 @@ class DenseRows(Map):
 
         def product(v: Array) -> Array:
             offset = None if mean is None else xp.sum(mean * v, axis=-1, keepdims=True)
-            total, y_sum = B.zeros(v.shape, v), B.zeros((v.shape[0], 1), v)
-            for rows in self.blocks():
-                block = DenseRows(self.A[rows, :])
-                t = block.apply(v)
+
+            def block(rows: slice, X: Array) -> tuple[Array, ...]:
+                t = _rows_times(X, v)
                 y = D[:, rows] * (t if offset is None else t - offset)
-                total += block.adjoint(y)
-                y_sum += xp.sum(y, axis=-1, keepdims=True)
+                return _times_rows(y, X), xp.sum(y, axis=-1, keepdims=True)
+
+            total, y_sum = self._sweep(block)
             return total if mean is None else total - mean * y_sum
 
         stream = kernels.row_stream(self.A) if D.shape[0] == 1 else None
@@ -175,3 +188,13 @@ class DenseRows(Map):
         integer = namespace(self.A).int64
         i, j = zip(*pairs, strict=True)
         return B.new(i, self.A, dtype=integer), B.new(j, self.A, dtype=integer), B.new(unpack, self.A, dtype=integer)
+
+
+def _rows_times(X: Array, x: Array) -> Array:
+    """X x: (k, d) -> (k, m). A matrix-vector product is cheaper than a one-row matrix product."""
+    return (X @ x[0, :])[None, :] if x.shape[0] == 1 else x @ X.mT
+
+
+def _times_rows(v: Array, X: Array) -> Array:
+    """X^T v: (k, m) -> (k, d)."""
+    return (v[0, :] @ X)[None, :] if v.shape[0] == 1 else v @ X

@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterator
 from .. import backend as B
 from ..backend import Array, namespace, quiet
 from .base import Chain, Map
-from .dense import BLOCK_BYTES, DenseRows
+from .dense import DenseRows
+
+BLOCK_BYTES = 4 * 2**20
+"""Bytes of N in one block of rows."""
 
 STACK_BYTES = 32 * 2**20
 """Bytes of S A1, and of a block of N, that the problems of a stack may take together in a Gram matrix."""
@@ -131,7 +134,7 @@ class Cell(Map):
         for start in range(0, self.S.shape[0], step):
             problems = slice(start, min(start + step, self.S.shape[0]))
             SA1 = self.S[problems, :, None] * self.A1.A
-            for rows in self.A2.blocks(BLOCK_BYTES, size * SA1.shape[0]):
+            for rows in B.blocks(slice(0, self.n), B.sweep_rows(self.like, size * SA1.shape[0], BLOCK_BYTES)):
                 yield problems, rows, self.A2.A[rows, :] @ SA1
 
     def gram(self, D: Array, centre: Array | None = None, *, exact: bool = False) -> Array:

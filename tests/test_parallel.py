@@ -1,0 +1,86 @@
+"""Threads that share the rows: the same bits as one thread; errors and settings go both ways."""
+
+import concurrent.futures
+import threading
+
+import numpy as np
+import pytest
+
+import xpreg
+from xpreg import backend as B
+from xpreg.backend import parallel
+from xpreg.maps import DenseRows
+
+threadpoolctl = pytest.importorskip("threadpoolctl")
+
+
+@pytest.fixture(autouse=True)
+def blas_with_two_threads():
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        yield
+
+
+@pytest.fixture
+def A(rng):
+    return rng.standard_normal((40_000, 60))
+
+
+def test_several_threads_share_large_arrays_only(A):
+    assert B.threads(A) == 2
+    assert B.threads(A[:100, :]) == 1
+
+
+def test_the_result_is_bitwise_that_of_one_thread(A, rng):
+    rows, D, v = DenseRows(A), rng.standard_normal((1, len(A))), rng.standard_normal((1, 60))
+    centre = np.full((1, len(A)), 1 / len(A))
+    shared = rows.gram(D, centre), rows.gram_operator(D, centre)(v), rows.adjoint(np.stack([D, D * D], axis=1))
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        assert B.threads(A) == 1
+        alone = rows.gram(D, centre), rows.gram_operator(D, centre)(v), rows.adjoint(np.stack([D, D * D], axis=1))
+    for a, b in zip(shared, alone, strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_parts_come_back_in_order_from_two_threads(A):
+    seen = set()
+    meet = threading.Barrier(2, timeout=10)
+
+    def work(part):
+        if part < 2:
+            meet.wait()  # both are under way at the same time
+        seen.add(threading.get_ident())
+        return part
+
+    assert list(B.in_order(work, range(9), A)) == list(range(9))
+    assert len(seen) == 2
+
+
+def test_an_error_in_a_part_reaches_the_caller_and_lifts_the_limit(A):
+    def work(part):
+        raise ZeroDivisionError(part)
+
+    with pytest.raises(ZeroDivisionError):
+        list(B.in_order(work, range(5), A))
+    assert B.threads(A) == 2
+
+
+def test_the_limit_is_lifted_when_the_last_of_several_callers_is_done(A):
+    problem = xpreg.SoftmaxRegression(A, np.full(len(A), 1 / len(A)))
+    point = problem.at(np.zeros(60))
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(lambda _: point.hess(), range(6)))
+    assert all(np.array_equal(H, results[0]) for H in results)
+    assert B.threads(A) == 2
+
+
+def test_floating_point_settings_reach_the_threads(A):
+    with B.quiet():
+        list(B.in_order(lambda part: np.exp(np.full(3, 1e4)), range(4), A))
+    with np.errstate(over="raise"), pytest.raises(FloatingPointError):
+        list(B.in_order(lambda part: np.exp(np.full(3, 1e4)), range(4), A))
+
+
+def test_without_threadpoolctl_the_parts_are_worked_on_one_after_the_other(A, monkeypatch):
+    monkeypatch.setattr(parallel, "_blas", lambda: None)
+    here = threading.get_ident()
+    assert all(ident == here for ident in B.in_order(lambda part: threading.get_ident(), range(4), A))

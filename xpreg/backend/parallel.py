@@ -1,0 +1,111 @@
+"""Work on the rows of a NumPy array, shared by the threads that NumPy's BLAS would have used.
+
+A BLAS that splits one product over its threads leaves everything between two products (scaling rows, exponentials) to
+one of them. Here each thread takes whole blocks of rows, which stay in its core's cache, and BLAS works on one
+thread within it. How the rows are divided depends on their number only, and parts are added up in order: the result is
+the same, bit for bit, on any number of threads.
+
+Elsewhere, and where threadpoolctl is not installed, the parts are worked on one after the other.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import contextlib
+import contextvars
+import functools
+import importlib
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import array_api_compat as compat
+
+from .arrays import Array
+
+SMALLEST = 8 * 2**20
+"""Bytes of rows from which on several threads pay: below, waking them up takes longer than the work."""
+
+
+def threads(x: Array) -> int:
+    """Return how many threads share the rows of ``x``: those of NumPy's BLAS (OMP_NUM_THREADS), 1 elsewhere."""
+    blas = _blas() if compat.is_numpy_array(x) and x.nbytes >= SMALLEST else None
+    if blas is None or _limit.held:  # in a thread of ours, or beside a call that shares out its rows already
+        return 1
+    return max((library["num_threads"] for library in blas.info()), default=1)
+
+
+def sum_over(function: Callable[[Any], tuple[Array, ...]], parts: Sequence[Any], x: Array) -> tuple[Array, ...]:
+    """Return the sums of what ``function`` returns for the ``parts`` of ``x``, added up in their order."""
+    total: list[Array] = []
+    for result in in_order(function, parts, x):
+        total = list(result) if not total else [a + b for a, b in zip(total, result, strict=True)]
+    return tuple(total)
+
+
+def in_order(function: Callable[[Any], Any], parts: Sequence[Any], x: Array) -> Iterator[Any]:
+    """Yield ``function(part)`` for the ``parts`` of ``x`` in their order, a few of them worked on at a time."""
+    n = min(threads(x), len(parts))
+    if n <= 1:
+        yield from map(function, parts)
+        return
+    waiting: collections.deque[concurrent.futures.Future] = collections.deque()
+    with _limit:
+        try:
+            for part in parts:
+                waiting.append(_pool(n).submit(contextvars.copy_context().run, function, part))
+                if len(waiting) > n:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+            concurrent.futures.wait(waiting)
+
+
+class _Limit:
+    """BLAS on one thread while anyone is inside: the first to enter sets the limit, the last to leave lifts it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.held = 0
+        self._limiter: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self.held == 0:
+                self._limiter = _blas().limit(limits=1)
+                self._limiter.__enter__()
+            self.held += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self.held -= 1
+            if self.held == 0:
+                self._limiter.__exit__(None, None, None)
+
+
+_limit = _Limit()
+
+
+@functools.cache
+def _blas() -> Any:
+    """Return the control over NumPy's BLAS; None where threadpoolctl is not installed, or does not know that BLAS."""
+    try:
+        threadpoolctl = importlib.import_module("threadpoolctl")
+    except ImportError:
+        return None
+    blas = threadpoolctl.ThreadpoolController().select(user_api="blas")
+    return blas if len(blas) else None
+
+
+@functools.cache
+def _pool(n: int) -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(n, thread_name_prefix="xpreg")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
