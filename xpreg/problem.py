@@ -9,14 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 from . import backend as B
-from . import kernels
+from . import one_pass
 from .backend import Array, namespace, quiet
 from .checks import check_b, check_finite, check_weights
 from .curvature import Curvature, Hessian
 from .errors import DomainError, InvalidArgumentError
 from .heads import Head, HeadPoint
 from .kinks import Kinks, kinks_at
-from .maps import Chain, DenseRows, Map
+from .maps import Chain, Map
 
 
 class Problem:
@@ -45,7 +45,6 @@ class Problem:
         head.check_b(b)
         self.shape: tuple[int, ...] = tuple(b.shape[:-1])
         self._b = namespace(b).reshape(b, (-1, rows.n))  # (1, n) or (k, n)
-        self._log_alpha: Array | None = None  # where the fused kernels start: the last x they saw is likely near
 
     def __repr__(self) -> str:
         stack = f", stack of {self.shape}" if self.shape else ""
@@ -92,29 +91,13 @@ class Problem:
         return self.at(x).grad
 
     def value_and_grad(self, x: Array) -> tuple[Array, Array]:
-        """Return the loss (...) and the gradient (..., d) at x (..., d)."""
-        stream, activation = self._row_stream(x), self.head.kernel
-        if stream is None or activation is None:
-            point = self.at(x)
-            return point.value, point.grad
+        """Return the loss (...) and the gradient (..., d) at x (..., d): one read of a large A for one problem."""
         x = self.check_x(x, "x")
-        found, _ = kernels.value_and_grad(
-            stream.normalised_sums,
-            self.rows.like,
-            self._b[0, :],
-            x,
-            activation=activation,
-            log_alpha=self._log_alpha,
-            w2=self.w2,
-        )
-        self._log_alpha = found.log_alpha
-        return found.value, found.grad
-
-    def _row_stream(self, x: Array) -> kernels.RowStream | None:
-        """Return the fused kernels where they are on and apply: one softmax or ResNet-softmax problem, one x."""
-        if self.head.kernel is None or self.shape or x.ndim != 1 or not isinstance(self.rows, DenseRows):
-            return None
-        return kernels.row_stream(self.rows.A)
+        found = one_pass.value_and_grad(self, x)
+        if found is not None and math.isfinite(float(B.read(found[0])[0])):
+            return found
+        point = self.at(x)
+        return point.value, point.grad
 
     def hess(self, x: Array) -> Array:
         """Return the Hessian (..., d, d) at x (..., d)."""
@@ -136,7 +119,6 @@ class Problem:
             rows=self.rows.to_device(device),
             _b=B.to_device(self._b, device),
             w2=B.to_device(self.w2, device),
-            _log_alpha=None,
         )
 
     # -- what solvers call ----------------------------------------------------------------------

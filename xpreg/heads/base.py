@@ -57,6 +57,9 @@ class Head(abc.ABC):
     undefined: str = "the loss overflows: the entries of z = A x are too large for this dtype"
     """Why a value can be infinite; for the error message."""
 
+    separable: bool = False
+    """Whether the loss is a sum over rows, so that a block of them can be evaluated without the others."""
+
     kernel: str | None = None
     """The activation of `xpreg.kernels` that is this loss, where there is one."""
 

@@ -16,6 +16,8 @@ class Elementwise(Head):
     arXiv 2303.15725 (exp, cosh and sinh regression); MATH section 2.
     """
 
+    separable = True
+
     def __init__(self, name: str, activation: Activation):
         self.name, self.activation = name, activation
 

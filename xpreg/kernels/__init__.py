@@ -15,7 +15,18 @@ import os
 from .. import backend as B
 from ..backend import Array
 from .rowstream import LARGEST_D, RowStream
-from .sums import ACTIVATIONS, Evaluation, GramSums, Sums, finish, gram_sums, normalised_sums, value_and_grad
+from .sums import (
+    ACTIVATIONS,
+    Evaluation,
+    GramSums,
+    Sums,
+    blockwise_sums,
+    estimated_log_alpha,
+    finish,
+    gram_sums,
+    normalised_sums,
+    value_and_grad,
+)
 
 __all__ = [
     "ACTIVATIONS",
@@ -24,6 +35,8 @@ __all__ = [
     "GramSums",
     "RowStream",
     "Sums",
+    "blockwise_sums",
+    "estimated_log_alpha",
     "finish",
     "fused_is_on",
     "gram_sums",

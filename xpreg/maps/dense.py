@@ -50,10 +50,10 @@ class DenseRows(Map):
         if columns.shape[0] > FEW_COLUMNS:
             product = columns @ self.A
         else:  # a skinny product is fast only where its rows come from the cache
-            (product,) = self._sweep(lambda rows, X: (_times_rows(columns[:, rows], X),))
+            (product,) = self.sweep(lambda rows, X: (_times_rows(columns[:, rows], X),))
         return xp.reshape(product, (*v.shape[:-1], self.d))
 
-    def _sweep(self, function: Callable[[slice, Array], tuple[Array, ...]]) -> tuple[Array, ...]:
+    def sweep(self, function: Callable[[slice, Array], tuple[Array, ...]]) -> tuple[Array, ...]:
         """Return the sums of ``function(rows, A[rows])`` over blocks of rows: A is read once."""
         return self._sum(B.sweep_rows(self.A), function)
 
@@ -166,7 +166,7 @@ class DenseRows(Map):
                 y = D[:, rows] * (t if offset is None else t - offset)
                 return _times_rows(y, X), xp.sum(y, axis=-1, keepdims=True)
 
-            total, y_sum = self._sweep(block)
+            total, y_sum = self.sweep(block)
             return total if mean is None else total - mean * y_sum
 
         stream = kernels.row_stream(self.A) if D.shape[0] == 1 else None
