@@ -263,9 +263,9 @@ def estimated_lengths(rows: Map, T: Array, mean: Array | None, columns: int, rng
         return lengths(rows, T, mean)
     TG = T @ B.random_normal((T.shape[1], columns), rng, T)
     offset = None if mean is None else mean @ TG
-    parts = []
+    multiply, parts = rows.times(TG), []
     for block in _slices(rows):
-        Y = rows.take_rows(block) @ TG
+        Y = multiply(block)
         Y = Y if offset is None else Y - offset
         parts.append(xp.sum(Y * Y, axis=1))
     return xp.concat(parts) / columns

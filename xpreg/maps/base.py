@@ -109,6 +109,14 @@ class Map(Chain):
             "use method 'newton' or 'newton-cg'."
         )
 
+    def times(self, T: Array) -> Callable[[slice], Array]:
+        """Return the product rows -> A[rows] T for T (d, c)."""
+        return lambda rows: self.take_rows(rows) @ T
+
+    def one(self, i: int) -> Map:
+        """Return the map of the i-th problem of a stack: this one, unless every problem has its own."""
+        return self
+
     @property
     @abc.abstractmethod
     def column_norms(self) -> Array:

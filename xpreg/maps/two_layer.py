@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 from .. import backend as B
 from ..backend import Array, namespace, quiet
+from ..errors import InvalidArgumentError
 from .base import Chain, Map
 from .dense import DenseRows
 
@@ -164,6 +165,30 @@ class Cell(Map):
             return self.adjoint(t - centre * xp.sum(t, axis=-1, keepdims=True))
 
         return product
+
+    def one(self, i: int) -> Cell:
+        return Cell(self.layers, self.S[i : i + 1, :])
+
+    @functools.cached_property
+    def _SA1(self) -> Array:
+        """S A1 (n, d) of one problem: rows of N are rows of A2 times it, and N itself is never held."""
+        if self.S.shape[0] != 1:
+            raise InvalidArgumentError(
+                f"rows of N = A2 S A1 are wanted, but {self.S.shape[0]} problems have one N each: choose one problem."
+            )
+        return self.S[0, :, None] * self.A1.A
+
+    def take_rows(self, which: slice | Array) -> Array:
+        if isinstance(which, slice):
+            return self.A2.A[which, :] @ self._SA1
+        xp = namespace(which)
+        step = max(256, BLOCK_BYTES // (self.A1.n * B.itemsize(self.like)))
+        starts = range(0, max(1, which.shape[0]), step)
+        return xp.concat([self.A2.take_rows(which[i : min(i + step, which.shape[0])]) @ self._SA1 for i in starts])
+
+    def times(self, T: Array) -> Callable[[slice], Array]:
+        SA1T = self._SA1 @ T
+        return lambda rows: self.A2.A[rows, :] @ SA1T
 
     @functools.cached_property
     def column_norms(self) -> Array:

@@ -11,9 +11,11 @@ from ..backend import Array, namespace
 from ..curvature import Curvature, Hessian
 from ..errors import InvalidArgumentError
 from ..maps import Map
+from ..maps.two_layer import Cell
 from ..problem import Point, Problem
 from ..scaling import REPAIR_SHIFT, whiten
 from .base import Direction
+from .kinked import minimum_with_kinks, on_kinks
 from .newton_cg import NewtonCG, Variables
 
 SKETCH_COLUMNS = 16
@@ -26,25 +28,35 @@ FLOOR = 0.1
 """Smallest eigenvalue that the low-rank part may leave in a whitened sample; below, it is raised to this."""
 
 
+Diagonal = tuple[Map, Array, Array | None]
+"""Rows, weights D (k, n) >= 0 and their centre (k, n) or None: one term A_c^T diag(D) A_c of H_+."""
+
+
 class ApproximateNewton(NewtonCG):
     """Newton steps with H~ = A^T D~ A + low rank, D~ a sample of the positive diagonal D_+, the low rank exact.
+
+    For two layers H~ = N^T D~ N + A1^T E~ A1 in the cell of the point: rows of N = A2 S A1 for the loss, and rows of
+    A1 for the regulariser W^2 (and the bend of a smoothed relu), two samples.
 
     There are two readings of it:
 
     ``reading="preconditioner"``, for use: H~, of about ``rows_per_column`` d rows, preconditions conjugate gradients
     on exact Hessian-vector products. It converges to any tolerance, as `NewtonCG` in better variables; made for
     n far above d, where an exact Hessian (n d^2) costs far more than reading A. The rows are drawn anew only when
-    the weights have moved. When the sample would take half of the rows, and for two layers, all are taken.
+    the weights have moved. When the sample would take half of the rows, all are taken.
 
     ``reading="papers"``, for the theory: D~ = SubSample(D_+, A, eps, delta) is drawn afresh in every step, and the step
     is -H~^-1 g. Near the minimum of an (l, M)-good loss the distance to it then shrinks at least by 2 eps per step
     (where D > 0): linear convergence. With ``diagonal="regulariser"`` only W^2 is sampled and the loss's own
     curvature is left out; the rate is then about max|eig B|/w^2. Backtracking on the true loss keeps every step a
-    descent, which covers the papers' greedy variant: a fixed step (1 - eps) l/Lam that never raises the loss.
+    descent.
 
-    A sample errs relative to its diagonal part: where a low-rank part cancels most of that (rescaled losses), the
-    second reading is slow. Where D has negative entries, D_+ = max(D, 0) gives a majorant. In the first reading, where
-    CG meets negative curvature, the Gauss-Newton matrix takes over, with its own sample, as in the exact method.
+    ``step="greedy"``, with the second reading, is the papers' variant that needs no Lipschitz constant of the Hessian:
+    the first step tried is (1 - eps) l/Lam of -H~^-1 g, l and Lam the extreme eigenvalues of H~ in variables in which
+    H~^-1 has a unit diagonal. Where the Hessian H stays below Lam/(1 - eps) along the step and no convex kink is
+    crossed, the loss falls, from any start: L+ <= L - t/2 <g, H~^-1 g>, so that
+    L+ - L* <= (1 - (1 - eps) l^2/((1 + eps) Lam^2)) (L - L*) if l I <= H <= Lam I. For the study of that theorem: far
+    slower than ``"newton"``, which tries the whole step and is as safe, for backtracking covers both.
 
     Parameters
     ----------
@@ -53,6 +65,7 @@ class ApproximateNewton(NewtonCG):
     eps, delta : the promise of SubSample (second reading)
     diagonal : ``"curvature"`` or ``"regulariser"`` (second reading)
     scores : ``"auto"``, ``"exact"`` or ``"sketch"``, see `xpreg.sampling.subsample` (second reading)
+    step : ``"newton"`` or ``"greedy"`` (second reading)
     seed : same seed, same samples on every backend
     max_products : limit of products per step (first reading); default 2 d, at most 1000
 
@@ -72,6 +85,7 @@ class ApproximateNewton(NewtonCG):
         delta: float = 0.1,
         diagonal: str = "curvature",
         scores: str = "auto",
+        step: str = "newton",
         seed: int = 0,
         max_products: int | None = None,
     ):
@@ -80,9 +94,12 @@ class ApproximateNewton(NewtonCG):
             ("reading", reading, ("preconditioner", "papers")),
             ("diagonal", diagonal, ("curvature", "regulariser")),
             ("scores", scores, ("auto", "exact", "sketch")),
+            ("step", step, ("newton", "greedy")),
         ):
             if value not in known:
                 raise InvalidArgumentError(f"{name} is {value!r}, but one of {', '.join(map(repr, known))} is needed.")
+        if step == "greedy" and reading != "papers":
+            raise InvalidArgumentError("step is 'greedy', but that is a rule of the papers' steps: reading='papers'.")
         if not isinstance(rows_per_column, int | float) or not rows_per_column >= 1:
             raise InvalidArgumentError(f"rows_per_column is {rows_per_column!r}, but a number >= 1 is needed.")
         for name, number in (("eps", eps), ("delta", delta)):
@@ -91,16 +108,11 @@ class ApproximateNewton(NewtonCG):
         if not isinstance(seed, int) or seed < 0:
             raise InvalidArgumentError(f"seed is {seed!r}, but an integer >= 0 is needed.")
         self.reading, self.rows_per_column, self.eps, self.delta = reading, rows_per_column, eps, delta
-        self.diagonal, self.scores, self.seed = diagonal, scores, seed
+        self.diagonal, self.scores, self.step, self.seed = diagonal, scores, step, seed
 
     def start(self, problem: Problem) -> None:
         super().start(problem)
-        self.draws, self.rows_kept = 0, 0
-        if self.reading == "papers" and not isinstance(problem.rows, Map):
-            raise InvalidArgumentError(
-                f"reading is 'papers', but a {type(problem).__name__} has two layers, whose rows change from step to "
-                "step: reading 'preconditioner' takes all of them."
-            )
+        self.draws, self.kept = 0, [0]
         if self.diagonal == "regulariser":
             smallest = 0.0 if problem.w2 is None else float(namespace(problem.w2).min(problem.w2))
             if not smallest > 0:
@@ -112,48 +124,71 @@ class ApproximateNewton(NewtonCG):
         if self.reading == "papers" and not stationary.any():
             return self._sampled_step(point)
         direction = super().direction(point, stationary)
-        direction.label += f", {self.rows_kept} rows"
+        direction.label += f", {self.rows_kept}"
         return direction
+
+    @property
+    def rows_kept(self) -> str:
+        """How many rows the last samples kept, for the record: of N and of A1 where there are two layers."""
+        return " + ".join(map(str, self.kept)) + " rows"
+
+    def _sampled(self, point: Point, curvature: Curvature) -> list[Diagonal]:
+        """Return what the papers' reading samples."""
+        if self.diagonal == "regulariser":
+            return [(point.rows.inner, point.problem.w2 + 0.0 * point.y, None)]
+        return _diagonals(point, curvature)
 
     def _sampled_step(self, point: Point) -> Direction:
         """P = -H~^-1 g, H~ positive definite; known to be convex where D_+ = D and the low rank needed no help."""
         xp = namespace(point.x)
         curvature = point.curvature()
+        diagonals = self._sampled(point, curvature)
         nothing_cut = xp.all(curvature.D >= 0, axis=-1)
-        if self.diagonal == "regulariser":
-            curvature = Curvature(point.problem.w2 + xp.zeros_like(curvature.D))
-            nothing_cut = xp.zeros_like(nothing_cut)  # the loss's own curvature is not looked at
-        D = _positive(curvature.D)
-        G, _ = self._gram(point.rows, D, curvature.centre, self._papers_draw)
-        T, _ = whiten(G)
+        if curvature.inner is not None:
+            nothing_cut = nothing_cut & xp.all(curvature.inner >= 0, axis=-1)
+        if self.diagonal == "regulariser":  # the loss's own curvature is not looked at
+            curvature, nothing_cut = Curvature(curvature.D), xp.zeros_like(nothing_cut)
+        self.kept = []
+        G = on_kinks(point, sum(self._gram(*diagonal, self._papers_draw(len(diagonals)))[0] for diagonal in diagonals))
+        T, ridge = whiten(G)
         T, positive = _with_low_rank(T, point.hessian(curvature))
-        p = -_times(T, _times(T.mT, point.grads))
-        return Direction(p, xp.ones_like(positive), positive & nothing_cut, label=f"sampled, {self.rows_kept} rows")
+        p, slope = -_times(T, _times(T.mT, point.step_grads)), None
+        if point.problem.rows.has_kinks:  # softmax heads: no low rank
+            p, slope = minimum_with_kinks(point, G + ridge[:, None, :] * B.eye(G.shape[-1], G), p, positive)
+        first = (1.0 - self.eps) * _spread(T) if self.step == "greedy" else None
+        label = f"sampled, {self.rows_kept}"
+        return Direction(p, xp.ones_like(positive), positive & nothing_cut, slope=slope, first=first, label=label)
 
     def variables(self, point: Point, curvature: Curvature, again: bool = False) -> Variables:
         """Whitened by the sample: T^T H~ T = I."""
-        D = _positive(curvature.D)
-        if again or self._has_moved(D):
-            G, y = self._preconditioner_gram(point.rows, D, curvature.centre)
-            if curvature.inner is not None:
-                G = G + point.rows.inner.gram(_positive(curvature.inner))
+        diagonals = _diagonals(point, curvature)
+        if again or self._has_moved(diagonals, point.rows):
+            G, watched = self._preconditioner_gram(diagonals, point.rows)
             T, ridge = whiten(G, _repair_shift(G) if again else 0.0)
             if not again:
                 self.state = {"g0": self.state["g0"]} if "g0" in self.state else {}
-                self.state |= {"D": D, "T": T, "ridge": ridge} | ({} if y is None else {"y": y})
+                self.state |= watched | {"T": T, "ridge": ridge}
         else:
             T, ridge = self.state["T"], self.state["ridge"]
         T, _ = _with_low_rank(T, point.hessian(curvature))
         return Variables(lambda y: _times(T, y), lambda g: _times(T.mT, g), ridge)
 
-    def _has_moved(self, D: Array) -> bool:
-        """Whether sum |D - D_old| y > REFRESH sum D_old y: y weighs the rows by what they are worth, large or small."""
-        if "y" not in self.state:
+    def _has_moved(self, diagonals: list[Diagonal], rows: Map) -> bool:
+        """Whether sum |D - D_old| y > REFRESH sum D_old y: y weighs the rows by what they are worth, large or small.
+
+        Where the rows are those of a cell, the same for its S, with y = 1.
+        """
+        watched = {f"D{j}": D for j, (_, D, _) in enumerate(diagonals)} | _pattern(rows)
+        old = {name: self.state[name] for name in watched if name in self.state}
+        if not old:
             return True
-        xp = namespace(D)
-        old, y = self.state["D"], self.state["y"]
-        moved = xp.sum(xp.abs(D - old) * y, axis=-1) / _nonzero(xp.sum(old * y, axis=-1))
-        return bool(xp.max(moved) > REFRESH)
+        xp = namespace(rows.like)
+        for name, D_old in old.items():
+            y = 1.0 if name == "S" else self.state[name.replace("D", "y")]
+            moved = xp.sum(xp.abs(watched[name] - D_old) * y, axis=-1) / _nonzero(xp.sum(D_old * y, axis=-1))
+            if bool(xp.max(moved) > REFRESH):
+                return True
+        return False
 
     def sample_size(self, rows: Map) -> int:
         """How many rows a preconditioner keeps, about."""
@@ -162,30 +197,44 @@ class ApproximateNewton(NewtonCG):
     def _draw(self, rows: Map, D: Array, mean: Array | None, rng: Any) -> tuple[sampling.Sample, Array]:
         return sampling.sample_about(rows, D, self.sample_size(rows), mean, SKETCH_COLUMNS, rng)
 
-    def _papers_draw(self, rows: Map, D: Array, mean: Array | None, rng: Any) -> tuple[sampling.Sample, None]:
-        sample = sampling.subsample(rows, D, eps=self.eps, delta=self.delta, mean=mean, method=self.scores, seed=rng)
-        return sample, None
+    def _papers_draw(self, parts: int) -> Callable:
+        """SubSample, one of so many that are added up: each may fail with probability delta/parts."""
 
-    def _preconditioner_gram(self, rows: Map, D: Array, centre: Array | None) -> tuple[Array, Array | None]:
-        """Return A_c^T D~ A_c (k, d, d) of about rows_per_column * d rows, and y; or of all, and None."""
-        if 2 * self.sample_size(rows) >= rows.n or rows.inner is not rows:
-            self.rows_kept = rows.n
-            return rows.gram(D, centre), None
-        G, lengths = self._gram(rows, D, centre, self._draw)
-        return G, namespace(D).stack(lengths)
+        def draw(rows: Map, D: Array, mean: Array | None, rng: Any) -> tuple[sampling.Sample, None]:
+            eps, delta = self.eps, self.delta / parts
+            return sampling.subsample(rows, D, eps=eps, delta=delta, mean=mean, method=self.scores, seed=rng), None
+
+        return draw
+
+    def _preconditioner_gram(self, diagonals: list[Diagonal], rows: Map) -> tuple[Array, dict[str, Array]]:
+        """Return the sum of A_c^T D~ A_c (k, d, d), of about rows_per_column * d rows each or of all, and what to
+        watch: D and y of those that were sampled.
+        """
+        total, watched = 0.0, dict[str, Array]()
+        self.kept = []
+        for j, (map_, D, centre) in enumerate(diagonals):
+            if 2 * self.sample_size(map_) >= map_.n:
+                self.kept.append(map_.n)
+                total = total + map_.gram(D, centre)
+                continue
+            G, lengths = self._gram(map_, D, centre, self._draw)
+            total = total + G
+            watched |= {f"D{j}": D, f"y{j}": namespace(D).stack(lengths)}
+        return total, watched | _pattern(rows) if watched else {}
 
     def _gram(self, rows: Map, D: Array, centre: Array | None, draw: Callable) -> tuple[Array, list]:
         """Return A_c^T D~ A_c (k, d, d), a sample for every problem, and what else ``draw`` found."""
         means = None if centre is None else rows.adjoint(centre)
-        grams, others, self.rows_kept = [], [], 0
+        grams, others, kept = [], [], 0
         for i in range(D.shape[0]):
-            mean = None if means is None else means[i, :]
-            sample, other = draw(rows, D[i, :], mean, B.generator([self.seed, self.draws]))
+            mean, one = None if means is None else means[i, :], rows.one(i)
+            sample, other = draw(one, D[i, :], mean, B.generator([self.seed, self.draws]))
             self.draws += 1
-            self.rows_kept = max(self.rows_kept, sample.m)
-            X = sample.scaled_rows(rows, mean)
+            kept = max(kept, sample.m)
+            X = sample.scaled_rows(one, mean)
             grams.append(B.weighted_gram(X, namespace(X).ones_like(sample.D)))
             others.append(other)
+        self.kept.append(kept)
         return namespace(D).stack(grams), others
 
     def sample_at(self, point: Point) -> tuple[float | None, int, float, float]:
@@ -195,19 +244,23 @@ class ApproximateNewton(NewtonCG):
         -------
         eps : the promise, or None
         kept : rows
-        low, high : the eigenvalues of the sampled A_c^T D~ A_c relative to A_c^T D_+ A_c lie between them
+        low, high : the eigenvalues of the sampled A_c^T D~ A_c relative to A_c^T D_+ A_c lie between them; for two
+            layers those of both samples, and so of their sum
         """
-        curvature = point.curvature()
-        if self.diagonal == "regulariser":
-            curvature = Curvature(point.problem.w2 + namespace(curvature.D).zeros_like(curvature.D))
-        D, rows = _positive(curvature.D), point.rows
-        mean = None if curvature.centre is None else rows.adjoint(curvature.centre)[0, :]
-        draw, promised = (self._papers_draw, self.eps) if self.reading == "papers" else (self._draw, None)
-        if promised is None and 2 * self.sample_size(rows) >= rows.n:
-            return 0.0, rows.n, 1.0, 1.0
-        sample, _ = draw(rows, D[0, :], mean, B.generator([self.seed, 0]))
-        low, high = B.read(*sampling.deviation(rows, D[0, :], sample, mean))
-        return promised, sample.m, float(low), float(high)
+        papers = self.reading == "papers"
+        diagonals = (self._sampled if papers else _diagonals)(point, point.curvature())
+        draw = self._papers_draw(len(diagonals)) if papers else self._draw
+        kept, bounds = 0, [1.0]
+        for j, (rows, D, centre) in enumerate(diagonals):
+            if not papers and 2 * self.sample_size(rows) >= rows.n:
+                kept += rows.n
+                continue
+            mean = None if centre is None else rows.adjoint(centre)[0, :]
+            sample, _ = draw(rows, D[0, :], mean, B.generator([self.seed, j]))
+            kept += sample.m
+            bounds += [float(v) for v in B.read(*sampling.deviation(rows, D[0, :], sample, mean))]
+        promised = self.eps if papers else None if len(bounds) > 1 else 0.0
+        return promised, kept, min(bounds), max(bounds)
 
 
 def _repair_shift(G: Array) -> float:
@@ -220,6 +273,26 @@ def _positive(D: Array) -> Array:
 
 def _nonzero(x: Array) -> Array:
     return namespace(x).where(x > 0, x, namespace(x).ones_like(x))
+
+
+def _diagonals(point: Point, curvature: Curvature) -> list[Diagonal]:
+    """Return the diagonals of a curvature, made positive: D over A or N, and what two layers have over A1."""
+    found: list[Diagonal] = [(point.rows, _positive(curvature.D), curvature.centre)]
+    if curvature.inner is not None:
+        found.append((point.rows.inner, _positive(curvature.inner), None))
+    return found
+
+
+def _pattern(rows: Map) -> dict[str, Array]:
+    """Return the S of a cell, to be watched: rows of N change with it."""
+    return {"S": rows.S} if isinstance(rows, Cell) else {}
+
+
+def _spread(T: Array) -> Array:
+    """Return l/Lam (k,) of H~, T^T H~ T = I, in variables in which H~^-1 = T T^T has a unit diagonal."""
+    xp = namespace(T)
+    sigma = xp.linalg.svdvals(T / xp.linalg.vector_norm(T, axis=-1, keepdims=True))
+    return (sigma[:, -1] / sigma[:, 0]) ** 2
 
 
 def _times(T: Array, y: Array) -> Array:

@@ -21,6 +21,7 @@ class Direction:
     convex : (k,) bool, True where no negative curvature was found: then a zero gradient is a minimum
     bend : (k,) negative curvature <p, H p> of escape directions, 0 elsewhere; or None
     slope : (k,) change of the loss along p at first order, kinks included; None where <g, p> is to be taken
+    first : (k,) the longest step to try, a part of p; None for 1
     label : what was done, for the record
     products : Hessians or Hessian-vector products that it took
     """
@@ -30,6 +31,7 @@ class Direction:
     convex: Array
     bend: Array | None = None
     slope: Array | None = None
+    first: Array | None = None
     label: str = ""
     products: int = 1
 

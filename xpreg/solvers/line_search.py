@@ -55,6 +55,8 @@ class Ray:
             self.bounded = self.change > self.reach
             one = xp.ones_like(self.change)
             self.first = xp.where(self.bounded, self.reach / self.change, one)
+            if (longest := self.direction.first) is not None:
+                self.first = xp.where(longest < self.first, longest, self.first)
             if rows.has_kinks and self.direction.slope is None:
                 kink = first_minimum(point, self.q, self.slope)
                 self.first = xp.where(kink < self.first, kink, self.first)

@@ -143,7 +143,8 @@ class Loop:
             back = B.new(worse, point.x, dtype=xp.bool)[:, None]
             x, y = xp.where(back, point.x, trial.point.x), xp.where(back, point.y, trial.point.y)
             self.point = point.problem.point(x, y, shape=point.shape)
-        stuck = running & ((flat & ~(gmax < PROGRESS * self.gmax)) | (step == 0))
+        shrink = PROGRESS if direction.first is None else 1.0 - (1.0 - PROGRESS) * step  # short steps promise less
+        stuck = running & ((flat & ~(gmax < shrink * self.gmax)) | (step == 0))
         self.lost |= running & (ok == 0)
         self.stalled |= self.lost | (stuck & (convex | stationary))
         self.suspect = stuck & ~self.stalled  # a zero gradient up to rounding: is there negative curvature?
