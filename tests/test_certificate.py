@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 from support import reference
-from support.problems import data
+from support.problems import climb, data
 
 import xpreg
 from xpreg import theory
@@ -131,17 +131,6 @@ def test_the_extremal_two_point_case_does_not_break_the_brackets(p, shift, pad):
         value = theory.extreme_eigenvalue(p)
         assert min(abs(B - value)) < 1e-12
         assert value == pytest.approx(theory.SOFTMAX_LOWEST if value < 0 else theory.SOFTMAX_HIGHEST, abs=1e-4)
-
-
-def climb(objective, x, rng, steps, size=0.5):
-    """A random search uphill with a shrinking step."""
-    best = objective(x)
-    for i in range(steps):
-        trial = x + size * 0.99**i * rng.standard_normal(x.shape)
-        value = objective(trial)
-        if value > best:
-            x, best = trial, value
-    return best
 
 
 @pytest.mark.parametrize("n", [2, 3, 6])

@@ -12,8 +12,8 @@ from . import theory
 from .backend import Array, namespace
 from .brackets import bracket, simplex_bounds
 from .certificate import MEASURED, NUMERICAL, PROVED, PUBLISHED, Certificate, Claim, absent
-from .errors import InvalidArgumentError
-from .maps import Map
+from .curvature import Curvature
+from .geometry import Geometry
 from .problem import Point, Problem
 from .result import IterationRecord
 
@@ -22,11 +22,16 @@ DENSE_COLUMNS = 1000
 
 SM, ECS = "arXiv 2304.10411", "arXiv 2303.15725"
 
+IN_CELL = " in the activation cell of x"
+
 
 def certify(problem: Problem, x: Array, *, history: Sequence[IterationRecord] = (), method: Any = None) -> Certificate:
     """Evaluate what the theorems assume, at x.
 
     Costs O(n d), and for d <= 1000 two Gram matrices (n d^2) and their eigenvalues. Proved bounds allow for rounding.
+    Between the kinks of softmax-ReLU the theorems are those of softmax regression with the rows N = A2 S A1. What is
+    claimed for every x holds there wherever the Hessian exists; M and what follows from it hold in the cell of x, and
+    a minimiser near x is proved only where the ball that must hold it crosses no face.
 
     Parameters
     ----------
@@ -54,22 +59,16 @@ def certify(problem: Problem, x: Array, *, history: Sequence[IterationRecord] = 
     >>> certificate.psd_weight_sharp.value
     0.2405
     """
-    check_certifiable(problem)
     point = problem.at(x)
     return Certificate(
-        head=problem.head.name,
+        head=problem.head.name.replace("softmax", "softmax-relu") if _has_layers(point) else problem.head.name,
         problems=point.x.shape[0],
         **_Evaluation(point, history, method).claims(),
     )
 
 
-def check_certifiable(problem: Problem) -> None:
-    """Refuse a problem whose map is not linear: its certificates would hold inside one activation cell only."""
-    if not isinstance(problem.rows, Map):
-        raise InvalidArgumentError(
-            f"problem is a {type(problem).__name__}, but certificates are for losses of z = A x: certify the softmax "
-            "regression with the rows N = A2 S A1 of one activation cell instead."
-        )
+def _has_layers(point: Point) -> bool:
+    return point.rows.inner is not point.rows
 
 
 class _Evaluation:
@@ -77,6 +76,8 @@ class _Evaluation:
 
     def __init__(self, point: Point, history: Sequence[IterationRecord], method: Any):
         self.point, self.problem, self.rows = point, point.problem, point.rows
+        self.geometry = Geometry(point, DENSE_COLUMNS)
+        self.layers, self.smooth = _has_layers(point), not point.problem.rows.has_kinks
         self.history, self.method = history, method
         self.xp = namespace(point.x)
         self.eps = float(self.xp.finfo(point.x.dtype).eps)
@@ -98,28 +99,14 @@ class _Evaluation:
         """Min b, max b, and whether every b is a distribution."""
         xp, b = self.xp, self.problem.b
         low, high, error = (float(v) for v in B.read(xp.min(b), xp.max(b), xp.max(xp.abs(xp.sum(b, axis=-1) - 1.0))))
-        return low, high, low >= 0 and error <= 64 * self.eps * self.problem.n
-
-    @functools.cached_property
-    def A_norms(self) -> tuple[float, float, float]:
-        """Bounds of the smallest and largest singular value of A, and its Frobenius norm."""
-        xp = self.xp
-        total = xp.sum(self.rows.column_norms**2)
-        if not self.dense:
-            frobenius = float(total) ** 0.5
-            return 0.0, frobenius * (1 + 64 * self.eps), frobenius
-        G = self.rows.gram(B.full((1, self.problem.n), 1.0, self.rows.like))[0, :, :]
-        values = xp.linalg.eigvalsh(G)
-        low, high, squares = (float(v) for v in B.read(values[0], values[-1], total))
-        slack = 16 * self.d * self.eps * squares
-        return max(0.0, low - slack) ** 0.5, (high + slack) ** 0.5, squares**0.5
+        return low, high, low >= 0 and error <= 64 * self.eps * b.shape[-1]
 
     # -- eigenvalues ----------------------------------------------------------------------------
 
     @functools.cached_property
     def brackets(self) -> tuple[Array, Array, Array, Array]:
         """Bounds of B, and of B + W^2."""
-        xp, head, w2 = self.xp, self.point.head, self.problem.w2
+        xp, head, w2 = self.xp, self.point.head, None if self.layers else self.problem.w2
         loss = head.curvature()
         low, high = bracket(loss)
         low_w, high_w = bracket(loss, w2)
@@ -135,8 +122,7 @@ class _Evaluation:
         """Smallest eigenvalues of H, proved lower bounds from the bracket, |H^-1 g| and |H|, of every problem."""
         xp, point = self.xp, self.point
         _, _, low, _ = self.brackets
-        s_min, s_max, _ = self.A_norms
-        bounds = [v * (s_min**2 if v >= 0 else s_max**2) for v in self.host(low)[0]]
+        bounds = self.geometry.lower_bounds(self.host(low)[0])
         g_norm = xp.linalg.vector_norm(point.grads, axis=-1)
         if not self.dense:
             return [], bounds, self.host(g_norm)[0], []
@@ -159,19 +145,22 @@ class _Evaluation:
         """A bound of the rounding error of an eigenvalue of the dense H."""
         _, _, low, high = self.brackets
         largest = max(max(abs(v) for v in row) for row in self.host(low, high))
-        return 16 * self.d * self.eps * largest * self.A_norms[2] ** 2
+        return 16 * self.d * self.eps * self.geometry.size(largest)
 
     def curvature_claims(self) -> dict[str, Claim]:
         low, high, _, _ = self.host(*self.brackets)
         smallest, bounds, _, _ = self.hessian
         many = "" if self.dense else f"; d = {self.d} > {DENSE_COLUMNS}, so with sigma_min(A) >= 0, sigma_max <= |A|_F"
         source = "Weyl's inequality for a diagonal plus rank 2"
+        outer, bend = self.geometry.outer**2, self.geometry.bend
+        here = max(max(0.0, -v) * outer - floor for v, floor in zip(low, bend, strict=True))
+        times = "sigma(N)^2, plus that of W^2 and bend on A1" if self.layers else "sigma(A)^2"
         return {
             "curvature_low": Claim(min(low), "every eigenvalue of B at x is at least this", PROVED, source),
             "curvature_high": Claim(max(high), "every eigenvalue of B at x is at most this", PROVED, source),
             "hessian_low": Claim(
                 min(bounds),
-                f"every eigenvalue of H at x is at least this (bracket times sigma(A)^2{many})",
+                f"every eigenvalue of H at x is at least this (bracket times {times}{many})",
                 PROVED,
                 source,
             ),
@@ -180,7 +169,7 @@ class _Evaluation:
             )
             if self.dense
             else absent(f"smallest eigenvalue of H: d = {self.d} is above {DENSE_COLUMNS}"),
-            "psd_weight_here": Claim(max(0.0, -min(low)), "w_i^2 that makes H >= 0 at this x", PROVED, source),
+            "psd_weight_here": Claim(max(0.0, here), "w_i^2 that makes H >= 0 at this x", PROVED, source),
         }
 
     # -- regularisation -------------------------------------------------------------------------
@@ -188,7 +177,11 @@ class _Evaluation:
     def weight_claims(self) -> dict[str, Claim]:
         name, (b_min, b_max, simplex) = self.problem.head.name, self.b
         everywhere = "w_i^2 that makes H >= 0 at every x"
+        outer = self.geometry.outer**2
         sandwich = "w_i^2 from which on 0.9 (B + W^2) <= W^2 <= 1.1 (B + W^2) at every x"
+        if self.layers:
+            everywhere += " off the kinks"
+            sandwich = "w_i^2 from which on A1^T W^2 A1 is within 10 % of H, as above, at every x off the kinks"
         no_published = absent("no published constant is known to us for this loss")
         claims = dict.fromkeys(("psd_weight_published", "sandwich_weight_published"), no_published)
         none = absent(f"{everywhere}: no constant is known for this loss; psd_weight_here holds at x")
@@ -196,23 +189,28 @@ class _Evaluation:
         claims["sandwich_weight_sharp"] = absent("no constant is known for this loss")
         outside = absent("the constant is for b on the simplex, which this b is not")
         searched = "supremum found by search"
-        if name == "softmax":
+        if self.layers and self.smooth:
+            bent = absent("the bend of a smoothed relu grows with 1/smoothing: psd_weight_here holds at x")
+            claims |= dict.fromkeys(("psd_weight", "psd_weight_sharp", "sandwich_weight_sharp"), bent)
+        elif name == "softmax":
             claims["psd_weight"] = Claim(
-                theory.softmax_weight(b_min, b_max), everywhere, PROVED, "half of max(b_i + s - 2 f_i)"
+                theory.softmax_weight(b_min, b_max) * outer, everywhere, PROVED, "half of max(b_i + s - 2 f_i)"
             )
             claims["psd_weight_sharp"], claims["sandwich_weight_sharp"] = (
                 (
-                    Claim(-theory.SOFTMAX_LOWEST, everywhere, NUMERICAL, searched),
-                    Claim(theory.SOFTMAX_SANDWICH, sandwich, NUMERICAL, searched),
+                    Claim(-theory.SOFTMAX_LOWEST * outer, everywhere, NUMERICAL, searched),
+                    Claim(theory.SOFTMAX_SANDWICH * outer, sandwich, NUMERICAL, searched),
                 )
                 if simplex
                 else (outside, outside)
             )
+            if self.layers:
+                return claims
             claims["psd_weight_published"] = Claim(40.0, f"{everywhere}: order of magnitude, 20 to 40", PUBLISHED, SM)
             claims["sandwich_weight_published"] = Claim(200.0, f"{sandwich}: order of magnitude", PUBLISHED, SM)
         elif name == "softmax-kl":
             claims["psd_weight"] = claims["psd_weight_sharp"] = Claim(
-                0.0, f"{everywhere}: convex", PROVED, "f is a distribution"
+                0.0, f"{everywhere}: convex in z", PROVED, "f is a distribution"
             )
         elif name == "resnet-softmax":
             why = "no constant is enough: B grows like (alpha/n)^-3 where the normaliser alpha is small"
@@ -241,7 +239,9 @@ class _Evaluation:
     def lipschitz(self) -> tuple[float, float] | None:
         """M proved and M numerical (or None): for the losses that have one."""
         name, (b_min, b_max, simplex) = self.problem.head.name, self.b
-        cube = self.A_norms[1] ** 3
+        cube = self.geometry.rows[1] ** 3
+        if self.layers and self.smooth:
+            return None
         if name == "softmax":
             return theory.softmax_lipschitz(
                 b_max - b_min
@@ -251,20 +251,22 @@ class _Evaluation:
         return None
 
     def lipschitz_claims(self) -> dict[str, Claim]:
-        what = "M: |H(x) - H(y)| <= M |x - y| for all x, y"
-        norm = "|A|" if self.dense else "|A|_F"
+        what = f"M: |H(x) - H(y)| <= M |x - y| for all x, y{IN_CELL if self.layers else ''}"
+        norm = ("|N|" if self.layers else "|A|") + ("" if self.dense else "_F")
         unknown = absent("no constant: the third derivative of this loss is unbounded")
         if self.problem.head.name == "resnet-softmax":
             unknown = absent("no constant: the third derivative is unbounded towards the pole alpha = 0")
+        if self.layers and self.smooth:
+            unknown = absent("no constant: the third derivative of a smoothed relu grows with 1/smoothing^2")
         if self.lipschitz is None:
             return dict.fromkeys(("lipschitz", "lipschitz_sharp", "lipschitz_published"), unknown)
         proved, sharp = self.lipschitz
-        cube = self.A_norms[1] ** 3
+        cube = self.geometry.rows[1] ** 3
         softmax = self.problem.head.name == "softmax"
         return {
             "lipschitz": Claim(
                 proved,
-                f"{what} ({proved / cube:.4g} {norm}^3)",
+                f"{what} ({proved / cube if cube else 0.0:.4g} {norm}^3)",
                 PROVED,
                 "xpreg.theory" if softmax else "third cumulant",
             ),
@@ -274,7 +276,7 @@ class _Evaluation:
             if math.isnan(sharp)
             else Claim(sharp, f"{what} (0.5715 {norm}^3)", NUMERICAL, "supremum found by search"),
             "lipschitz_published": absent(f"n^1.5 exp(O(R^2)) with an unknown constant in the exponent [{SM}]")
-            if softmax
+            if softmax and not self.layers
             else absent("no published constant is known to us for this loss"),
         }
 
@@ -288,7 +290,8 @@ class _Evaluation:
             slack = self.rounding()
             ls = [max(v - slack, bound) for v, bound in zip(smallest, bounds, strict=True)]
             etas = [s * (v / l) if l > 0 else math.inf for s, v, l in zip(step, smallest, ls, strict=True)]
-        return [theory.minimiser_within(l, M, eta) for l, eta in zip(ls, etas, strict=True)]
+        found = [theory.minimiser_within(l, M, eta) for l, eta in zip(ls, etas, strict=True)]
+        return [f if f is not None and f[0] < r else None for f, r in zip(found, self.geometry.reach, strict=True)]
 
     def goodness(self) -> dict[str, Claim]:
         names = ("distance", "strong_convexity", "good_radius", "good", "good_sharp", "contraction_predicted")
@@ -306,15 +309,23 @@ class _Evaluation:
         known = [f for f in found if f is not None]
         if len(known) < len(found):
             why = "not proved: M |H^-1 g| <= l/2 fails at x (x is too far from a minimum, or H too ill-conditioned)"
+            if self.layers:
+                why += ", or the ball in question crosses a kink"
             return (
                 dict.fromkeys(names, absent(why)) | {"good": Claim(False, why, NUMERICAL, source)} | claims | measured
             )
         r, l = max(f[0] for f in known), min(f[1] for f in known)
         good = all(M * f[0] <= 0.1 * f[1] for f in known)
+        inside = min(reach - f[0] for f, reach in zip(known, self.geometry.reach, strict=True))
         claims |= {
             "distance": Claim(r, "a minimiser x* lies within this distance of x", PROVED, source),
             "strong_convexity": Claim(l, "l: H(x*) >= l I", PROVED, source),
-            "good_radius": Claim(0.1 * l / M, "every start within this of x* has M |x0 - x*| <= 0.1 l", PROVED, source),
+            "good_radius": Claim(
+                min(0.1 * l / M if M else math.inf, inside),
+                "every start within this of x* has M |x0 - x*| <= 0.1 l",
+                PROVED,
+                source,
+            ),
             "good": Claim(good, "M |x - x*| <= 0.1 l: (l, M)-good at x", PROVED, source)
             if good
             else Claim(False, "not proved: the bounds do not give M |x - x*| <= 0.1 l", NUMERICAL, source),
@@ -329,7 +340,7 @@ class _Evaluation:
         eps, kind = 0.0, PROVED
         if getattr(self.method, "reading", "") == "papers":
             curvature = self.point.curvature()
-            if self.method.diagonal != "curvature" or curvature.U is not None or float(self.xp.min(curvature.D)) < 0:
+            if self.method.diagonal != "curvature" or curvature.U is not None or self._has_negative(curvature):
                 return absent("the shrinking lemma is for a sample of the whole curvature, a positive diagonal")
             eps, kind = self.method.eps, PUBLISHED
         factors = [theory.contraction(l, M, r, eps) for r, l in known]
@@ -338,6 +349,9 @@ class _Evaluation:
             return absent("M |x - x*| >= l: the shrinking lemma says nothing")
         what = f"|x+ - x*| <= this |x - x*| for the next full step (eps = {eps:g})"
         return Claim(max(bounds), what, kind, f"shrinking lemma, {SM}")
+
+    def _has_negative(self, curvature: Curvature) -> bool:
+        return any(D is not None and float(self.xp.min(D)) < 0 for D in (curvature.D, curvature.inner))
 
     def _measured_contraction(self) -> dict[str, Claim]:
         steps = [record.grad_norm for record in self.history]

@@ -22,3 +22,14 @@ def realisable(loss, problem_class, A, x):
     b = np.zeros((*x.shape[:-1], A.shape[0]))
     b[..., 0] = 1.0
     return problem_class(A, b).predict(x)
+
+
+def climb(objective, x, rng, steps, size=0.5):
+    """A random search uphill with a shrinking step."""
+    best = objective(x)
+    for i in range(steps):
+        trial = x + size * 0.99**i * rng.standard_normal(x.shape)
+        value = objective(trial)
+        if value > best:
+            x, best = trial, value
+    return best

@@ -96,8 +96,6 @@ def minimize(
     _check_limits(tol, maxiter)
     with B.using(device):
         problem, x0 = problem.to_device(device), B.to_device(x0, device)
-        if certify:
-            evaluation.check_certifiable(problem)
         result = _minimize(problem, x0, solver, float(tol), maxiter, callback)
         if not certify:
             return result
