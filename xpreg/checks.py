@@ -9,7 +9,7 @@ from typing import Any
 from . import backend as B
 from .backend import Array, namespace, quiet
 from .errors import InvalidArgumentError
-from .maps import Chain, DenseRows, Map
+from .maps import Chain, DenseRows, Map, SparseRows
 
 
 def check_finite(**arrays: Array) -> None:
@@ -29,18 +29,29 @@ def check_matrix(**matrix: Array) -> None:
     """Refuse an A that is no (n, d) array of finite floats with n, d >= 1."""
     B.common_namespace(**matrix)
     for name, A in matrix.items():
-        if A.ndim != 2 or A.shape[0] < 1 or A.shape[1] < 1:
-            raise InvalidArgumentError(
-                f"{name} has shape {tuple(A.shape)}, but a matrix (n, d) with at least one row and one column "
-                "is needed."
-            )
+        check_sizes(A.shape, name)
     check_finite(**matrix)
 
 
-def check_rows(A: Array) -> DenseRows:
-    """Check A (n, d), and hold it as rows."""
-    check_matrix(A=A)
-    return DenseRows(A)
+def check_sizes(shape: tuple[int, ...], name: str) -> None:
+    """Refuse what has no rows or no columns."""
+    if len(shape) != 2 or 0 in shape:
+        raise InvalidArgumentError(
+            f"{name} has shape {tuple(shape)}, but a matrix (n, d) with at least one row and one column is needed."
+        )
+
+
+def check_rows(A: Any, device: str | None = None) -> Map:
+    """Check A (n, d), an array or a sparse CSR matrix, and hold it as rows on the device."""
+    if not B.is_sparse(A):
+        A = B.to_device(A, device)
+        check_matrix(A=A)
+        return DenseRows(A)
+    rows = SparseRows(B.csr_to_device(B.csr(A, "A"), device))
+    B.common_namespace(A=rows.like)
+    check_sizes(rows.A.shape, "A")
+    check_finite(A=rows.like)
+    return rows
 
 
 def check_b(b: Array, rows: Chain) -> None:

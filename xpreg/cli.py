@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         "solve",
         help="solve the problem, or the stack of problems, in a file",
         description="Solve the problem in DATA.npz: arrays A (n, d), b (n,) or (..., n), optionally weights and x0; "
-        "A1 (n, d), A2 (m, n), b (m,) for softmax-relu.",
+        "A1 (n, d), A2 (m, n), b (m,) for softmax-relu; A_data, A_indices, A_indptr, A_shape for a CSR matrix A.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -23,6 +23,8 @@ from .result import IterationRecord, Result, Status
 
 OPTIONAL_ARRAYS = ("weights", "x0")
 
+CSR_PARTS = ("data", "indices", "indptr", "shape")
+
 _RESULT_ARRAYS = ("x", "fun", "grad", "status", "converged")
 
 _UNREADABLE = (
@@ -95,7 +97,8 @@ def load_problem(
 
     Parameters
     ----------
-    path : a file with A, b (A1, A2, b for two layers) and optionally weights and x0
+    path : a file with A, b (A1, A2, b for two layers) and optionally weights and x0. In the place of A it may hold
+        the parts of a CSR matrix: A_data, A_indices, A_indptr, A_shape
     loss : one of `xpreg.regressions.LOSSES` and ``TWO_LAYER_LOSSES``
     device : where to put it
 
@@ -107,7 +110,9 @@ def load_problem(
     if loss not in kinds:
         raise InvalidArgumentError(f"loss is {loss!r}, but one of {', '.join(kinds)} is needed.")
     names = ("A1", "A2", "b") if loss in TWO_LAYER_LOSSES else ("A", "b")
-    arrays = load_arrays(path)
+    arrays: dict[str, Any] = load_arrays(path)
+    if "A" not in arrays and all(f"A_{part}" in arrays for part in CSR_PARTS):
+        arrays["A"] = B.csr_from_parts({part: arrays.pop(f"A_{part}") for part in CSR_PARTS})
     missing = [name for name in names if name not in arrays]
     if missing:
         raise InvalidArgumentError(

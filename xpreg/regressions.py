@@ -19,7 +19,7 @@ from .problem import Problem
 SHARED_PARAMETERS = """
     Parameters
     ----------
-    A : array (n, d), the rows; shared by a stack
+    A : array (n, d), the rows; shared by a stack. Or a CSR matrix: of SciPy beside NumPy arrays, of cupyx beside CuPy's
     b : array (n,), or (..., n) for a stack of independent problems
     weights : number or array (n,), the w of the regulariser 0.5 |diag(w) A x|^2
     device : ``"cpu"``, ``"cuda"`` or ``"cuda:N"`` moves all arrays there first; None leaves them where they are
@@ -36,13 +36,13 @@ SHARED_PARAMETERS = """
 
 
 class LinearProblem(Problem):
-    """head o (z = A x) + regulariser, from plain arrays."""
+    """head o (z = A x) + regulariser, from plain arrays, or with A in sparse rows."""
 
     def __init__(self, head: Head, A: Array, b: Array, weights: float | Array, device: str | None):
         with B.using(device):
-            A, b = B.to_device(A, device), B.to_device(b, device)
+            rows, b = check_rows(A, device), B.to_device(b, device)
             weights = weights if isinstance(weights, numbers.Real) else B.to_device(weights, device)
-            super().__init__(head, check_rows(A), b, weights)
+            super().__init__(head, rows, b, weights)
 
 
 def softmax_head(loss: str) -> Head:

@@ -19,7 +19,7 @@ from typing import Any
 from . import backend as B
 from .backend import Array, namespace
 from .errors import InvalidArgumentError
-from .maps import DenseRows, Map
+from .maps import DenseRows, Map, SparseRows
 from .scaling import whiten
 
 BLOCK_BYTES = 8 * 2**20
@@ -377,7 +377,7 @@ def _clip(p: Array) -> Array:
 
 
 def _check(A: Array | Map, D: Array) -> Map:
-    rows = A if isinstance(A, Map) else DenseRows(A)
+    rows = A if isinstance(A, Map) else SparseRows(B.csr(A, "A")) if B.is_sparse(A) else DenseRows(A)
     B.common_namespace(A=rows.like, D=D)
     if tuple(D.shape) != (rows.n,):
         raise InvalidArgumentError(f"D has shape {tuple(D.shape)}, but A has {rows.n} rows: D must be ({rows.n},).")

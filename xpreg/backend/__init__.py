@@ -67,6 +67,15 @@ from .parallel import (
     sum_over,
     threads,
 )
+from .sparse import (
+    csr,
+    csr_from_parts,
+    csr_gram,
+    csr_gram_pays,
+    csr_like,
+    csr_to_device,
+    is_sparse,
+)
 
 __all__ = [
     "Array",
@@ -76,6 +85,12 @@ __all__ = [
     "blocks",
     "cholesky",
     "common_namespace",
+    "csr",
+    "csr_from_parts",
+    "csr_gram",
+    "csr_gram_pays",
+    "csr_like",
+    "csr_to_device",
     "cuda_is_available",
     "cuda_module",
     "describe",
@@ -88,6 +103,7 @@ __all__ = [
     "gram_rows",
     "in_order",
     "info",
+    "is_sparse",
     "itemsize",
     "memory",
     "multiprocessors",

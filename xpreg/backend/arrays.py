@@ -75,6 +75,10 @@ def require_array(x: Any, name: str) -> None:
     """Refuse what is no plain array."""
     if compat.is_array_api_obj(x) and not isinstance(x, (np.ma.MaskedArray, np.matrix)):
         return
+    if hasattr(x, "toarray"):  # scipy.sparse, cupyx
+        raise InvalidArgumentError(
+            f"{name} is a sparse {type(x).__name__}, but a plain array is needed here: {name}.toarray()."
+        )
     raise InvalidArgumentError(
         f"{name} is a {type(x).__module__}.{type(x).__name__}, but an array is needed: "
         f"for example numpy.asarray({name}, dtype=float) or cupy.asarray({name}, dtype=float)."

@@ -2,6 +2,7 @@
 
 from .base import Chain, Map
 from .dense import DenseRows
+from .sparse import SparseRows
 from .two_layer import TwoLayer
 
-__all__ = ["Chain", "DenseRows", "Map", "TwoLayer"]
+__all__ = ["Chain", "DenseRows", "Map", "SparseRows", "TwoLayer"]
