@@ -32,7 +32,7 @@ def cell_of(backend, A1, A2, x):
 
 
 def test_rows_of_the_cell_are_those_of_the_dense_product(backend, rng, monkeypatch):
-    monkeypatch.setattr(two_layer, "BLOCK_BYTES", 1)  # 256 rows at a time
+    monkeypatch.setattr(two_layer, "BLOCK_BYTES", 1)  # 16 rows at a time
     A1, A2, _, x = data(rng, 10, 3, 700)
     N = A2 @ np.diag(1.0 * (A1 @ x > 0)) @ A1
     cell, T = cell_of(backend, A1, A2, x), rng.standard_normal((3, 5))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from .. import backend as B
@@ -100,15 +100,8 @@ class SparseRows(Map):
         return namespace(D).stack(grams, axis=0)
 
     def _dense_gram(self, D: Array, mean: Array | None) -> Array:
-        G = B.zeros((self.d, self.d), D)
-        for rows in self._blocks():
-            G += B.weighted_gram(self.take_rows(rows), D[rows], mean)
-        return G
-
-    def _blocks(self) -> Iterator[slice]:
-        step = B.gram_rows(B.empty((0, self.d), self.like))
-        for start in range(0, self.n, step):
-            yield slice(start, min(start + step, self.n))
+        blocks = B.blocks(slice(0, self.n), B.gram_rows(B.empty((0, self.d), self.like)))
+        return B.sum_over(lambda r: (B.weighted_gram(self.take_rows(r), D[r], mean),), blocks, self.like)[0]
 
     def _centred_gram(self, D: Array, f: Array, mean: Array) -> Array:
         xp = namespace(D)

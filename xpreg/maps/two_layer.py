@@ -181,10 +181,9 @@ class Cell(Map):
     def take_rows(self, which: slice | Array) -> Array:
         if isinstance(which, slice):
             return self.A2.A[which, :] @ self._SA1
-        xp = namespace(which)
-        step = max(256, BLOCK_BYTES // (self.A1.n * B.itemsize(self.like)))
-        starts = range(0, max(1, which.shape[0]), step)
-        return xp.concat([self.A2.take_rows(which[i : min(i + step, which.shape[0])]) @ self._SA1 for i in starts])
+        parts = B.blocks(slice(0, which.shape[0]), B.sweep_rows(self.A2.A, None, BLOCK_BYTES))
+        taken = [self.A2.take_rows(which[rows]) @ self._SA1 for rows in parts or [slice(0, 0)]]
+        return namespace(which).concat(taken)
 
     def times(self, T: Array) -> Callable[[slice], Array]:
         SA1T = self._SA1 @ T
