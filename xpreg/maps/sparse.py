@@ -59,6 +59,8 @@ class SparseRows(Map):
         flat = xp.reshape(v, (-1, self.n))
         return xp.reshape((self.A.T @ flat.mT).mT, (*v.shape[:-1], self.d))
 
+    hands_out_rows = True
+
     def take_rows(self, which: slice | Array) -> Array:
         return self.A[which].toarray()
 

@@ -136,7 +136,7 @@ class ApproximateNewton(NewtonCG):
         """Return what the papers' reading samples."""
         if self.diagonal == "regulariser":
             return [(point.rows.inner, point.problem.w2 + 0.0 * point.y, None)]
-        return _diagonals(point, curvature)
+        return positive_diagonals(point, curvature)
 
     def _sampled_step(self, point: Point) -> Direction:
         """P = -H~^-1 g, H~ positive definite; known to be convex where D_+ = D and the low rank needed no help."""
@@ -151,8 +151,8 @@ class ApproximateNewton(NewtonCG):
         self.kept = []
         G = on_kinks(point, sum(self._gram(*diagonal, self._papers_draw(len(diagonals)))[0] for diagonal in diagonals))
         T, ridge = whiten(G)
-        T, positive = _with_low_rank(T, point.hessian(curvature))
-        p, slope = -_times(T, _times(T.mT, point.step_grads)), None
+        T, positive = with_low_rank(T, point.hessian(curvature))
+        p, slope = -times(T, times(T.mT, point.step_grads)), None
         if point.problem.rows.has_kinks:  # softmax heads: no low rank
             p, slope = minimum_with_kinks(point, G + ridge[:, None, :] * B.eye(G.shape[-1], G), p, positive)
         first = (1.0 - self.eps) * _spread(T) if self.step == "greedy" else None
@@ -161,17 +161,17 @@ class ApproximateNewton(NewtonCG):
 
     def variables(self, point: Point, curvature: Curvature, again: bool = False) -> Variables:
         """Whitened by the sample: T^T H~ T = I."""
-        diagonals = _diagonals(point, curvature)
+        diagonals = positive_diagonals(point, curvature)
         if again or self._has_moved(diagonals, point.rows):
             G, watched = self._preconditioner_gram(diagonals, point.rows)
-            T, ridge = whiten(G, _repair_shift(G) if again else 0.0)
+            T, ridge = whiten(G, repair_shift(G) if again else 0.0)
             if not again:
                 self.state = {"g0": self.state["g0"]} if "g0" in self.state else {}
                 self.state |= watched | {"T": T, "ridge": ridge}
         else:
             T, ridge = self.state["T"], self.state["ridge"]
-        T, _ = _with_low_rank(T, point.hessian(curvature))
-        return Variables(lambda y: _times(T, y), lambda g: _times(T.mT, g), ridge)
+        T, _ = with_low_rank(T, point.hessian(curvature))
+        return Variables(lambda y: times(T, y), lambda g: times(T.mT, g), ridge)
 
     def _has_moved(self, diagonals: list[Diagonal], rows: Map) -> bool:
         """Whether sum |D - D_old| y > REFRESH sum D_old y: y weighs the rows by what they are worth, large or small.
@@ -248,7 +248,7 @@ class ApproximateNewton(NewtonCG):
             layers those of both samples, and so of their sum
         """
         papers = self.reading == "papers"
-        diagonals = (self._sampled if papers else _diagonals)(point, point.curvature())
+        diagonals = (self._sampled if papers else positive_diagonals)(point, point.curvature())
         draw = self._papers_draw(len(diagonals)) if papers else self._draw
         kept, bounds = 0, [1.0]
         for j, (rows, D, centre) in enumerate(diagonals):
@@ -263,7 +263,8 @@ class ApproximateNewton(NewtonCG):
         return promised, kept, min(bounds), max(bounds)
 
 
-def _repair_shift(G: Array) -> float:
+def repair_shift(G: Array) -> float:
+    """Return the relative shift of a positive semidefinite stand-in that may be singular."""
     return REPAIR_SHIFT if G.dtype == namespace(G).float64 else REPAIR_SHIFT**0.5
 
 
@@ -275,7 +276,7 @@ def _nonzero(x: Array) -> Array:
     return namespace(x).where(x > 0, x, namespace(x).ones_like(x))
 
 
-def _diagonals(point: Point, curvature: Curvature) -> list[Diagonal]:
+def positive_diagonals(point: Point, curvature: Curvature) -> list[Diagonal]:
     """Return the diagonals of a curvature, made positive: D over A or N, and what two layers have over A1."""
     found: list[Diagonal] = [(point.rows, _positive(curvature.D), curvature.centre)]
     if curvature.inner is not None:
@@ -295,11 +296,12 @@ def _spread(T: Array) -> Array:
     return (sigma[:, -1] / sigma[:, 0]) ** 2
 
 
-def _times(T: Array, y: Array) -> Array:
+def times(T: Array, y: Array) -> Array:
+    """Return T y for T (k, d, d) and y (k, d)."""
     return (T @ y[..., None])[..., 0]
 
 
-def _with_low_rank(T: Array, hessian: Hessian) -> tuple[Array, Array]:
+def with_low_rank(T: Array, hessian: Hessian) -> tuple[Array, Array]:
     """Return T with the low-rank part taken in, and whether H~ was positive definite (k,).
 
     T^T (G + P^T K P) T = I + Q^T K Q, Q = P T (r, d): its eigenvalues 1 + lam off 1 are those of an (r, r) matrix.

@@ -40,6 +40,8 @@ class Method(abc.ABC):
     """A way to find directions. ``state`` holds (k, ...) arrays, which the loop thins out with the stack."""
 
     name: ClassVar[str]
+    tol: float = 0.0
+    """The relative gradient that a run asks for: no step need be more exact."""
 
     def __init__(self) -> None:
         self.state: dict[str, Array] = {}
@@ -57,6 +59,13 @@ class Method(abc.ABC):
     def repair(self, point: Point, direction: Direction, bad: Any, stationary: Any) -> Direction:
         """Replace the direction of the problems ``bad``, a boolean array (k,) on the host."""
         return direction  # no other direction: the run ends here
+
+    def accepted(self, gmax: Any, before: Any) -> None:  # noqa: B027 - most methods do not mind
+        """Take note of a step, of the largest gradient entries (k,) after it and before, on the host."""
+
+    def account(self) -> str:
+        """Return what a method decided by itself, for the message of the result; nothing by default."""
+        return ""
 
     def thin(self, indices: Array) -> None:
         """Keep the problems with these indices."""

@@ -17,16 +17,19 @@ from ..kinks import most_faces
 from ..problem import Problem, flatten
 from ..result import IterationRecord, Result, Status
 from .approximate_newton import ApproximateNewton
+from .auto import Auto
 from .base import Method
 from .gradient_descent import GradientDescent
 from .loop import Counts, Finished, Loop
 from .newton import Newton
 from .newton_cg import NewtonCG
+from .newton_pcg import NewtonPCG
 
 METHODS: dict[str, type[Method]] = {
-    "auto": Newton,
+    "auto": Auto,
     "newton": Newton,
     "approximate-newton": ApproximateNewton,
+    "newton-pcg": NewtonPCG,
     "newton-cg": NewtonCG,
     "gradient-descent": GradientDescent,
 }
@@ -55,8 +58,9 @@ def minimize(
     problem : for example a `SoftmaxRegression`
     x0 : (d,) or (..., d) start; default x = 0. Several starts for one b make a stack.
     method : ``"newton"`` (exact Hessian; n d^2 per step), ``"approximate-newton"`` (a sample of the rows by leverage
-        scores, as preconditioner or as the papers' Hessian; for n far above d), ``"newton-cg"`` (Hessian-vector
-        products only, for large d), ``"gradient-descent"`` (a baseline); ``"auto"`` is ``"newton"``
+        scores, as preconditioner or as the papers' Hessian; for n far above d), ``"newton-pcg"`` (Hessian-vector
+        products, an earlier Hessian as preconditioner), ``"newton-cg"`` (Hessian-vector products only),
+        ``"gradient-descent"`` (a baseline); ``"auto"`` chooses, by what the run shows, and says so in ``message``
     device : ``"cpu"``, ``"cuda"`` or ``"cuda:N"`` moves the problem and x0 there first
     tol : stop when the largest gradient entry falls below tol times the one at x0
     maxiter : iteration limit (for each part of a large stack)
@@ -145,7 +149,9 @@ def _minimize(
             one.ids += start
         finished += done
     problem.rows.release()
-    return _assemble(problem, finished, history, counts, tol, maxiter)
+    result = _assemble(problem, finished, history, counts, tol, maxiter)
+    account = solver.account()
+    return dataclasses.replace(result, message=f"{result.message}; {account}") if account else result
 
 
 def _assemble(

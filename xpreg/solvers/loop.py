@@ -80,6 +80,7 @@ class Loop:
 
     def __init__(self, problem: Problem, x: Array, method: Method, tol: float, counts: Counts, part: tuple[int, int]):
         self.method, self.tol, self.counts, self.part = method, tol, counts, part
+        method.tol = tol
         method.start(problem)
         self.point = problem.point(x)
         with quiet():
@@ -148,6 +149,7 @@ class Loop:
         self.lost |= running & (ok == 0)
         self.stalled |= self.lost | (stuck & (convex | stationary))
         self.suspect = stuck & ~self.stalled  # a zero gradient up to rounding: is there negative curvature?
+        self.method.accepted(gmax[running], self.gmax[running])
         self.f[running & ~worse] = f[running & ~worse]
         self.gmax[running & ~worse] = gmax[running & ~worse]
         unset = self.threshold == 0  # a zero gradient at the start sets no scale: take the first one that is not

@@ -19,6 +19,10 @@ READ_EVERY = 8
 """Products between two looks at the residuals, where looking costs a synchronisation."""
 
 
+ENOUGH = 0.1
+"""A step leaves a residual of the gradient of at least this share of what the run asks for: it need not be smaller."""
+
+
 @dataclasses.dataclass
 class Variables:
     """x = T y, in which CG runs: y -> T y, g -> T^T g, and a diagonal (k, d) to add to H, its own rounding error."""
@@ -30,6 +34,8 @@ class Variables:
 
 class NewtonCG(Method):
     """Solve H p = -g up to |H p + g| <= min(0.5, sqrt(|g|/|g0|)) |g|, in variables scaled by the column norms of A.
+
+    No step is solved further than a tenth of what ``tol`` asks for.
 
     Where they meet negative curvature, H gives way to the Gauss-Newton matrix, as in the exact method: a truncated
     step would have no scale. At a zero gradient they run on random right-hand sides, to see whether there is any.
@@ -48,6 +54,12 @@ class NewtonCG(Method):
         if max_products is not None and (not isinstance(max_products, int) or max_products < 1):
             raise InvalidArgumentError(f"max_products is {max_products!r}, but an integer >= 1 is needed.")
         self.max_products = max_products
+        self.trace: list[tuple[Array, Array]] = []
+
+    @property
+    def limit(self) -> int | None:
+        """Largest number of products in a step; None for 2 d, at most 1000."""
+        return self.max_products
 
     def direction(self, point: Point, stationary: Any) -> Direction:
         xp = namespace(point.x)
@@ -98,15 +110,18 @@ class NewtonCG(Method):
         to_x, to_y, ridge, stay = variables.to_x, variables.to_y, variables.ridge, _on_kinks(point)
         g = to_y(stay(point.least_grads if rhs is None else rhs))
         relative = _scaled_norm(point) / xp.where(g0 > 0, g0, xp.ones_like(g0))
+        enough = ENOUGH * self.tol / xp.where(relative > 0, relative, xp.ones_like(relative))
         forcing = xp.where(relative < self.forcing**2, xp.sqrt(relative), self.forcing * xp.ones_like(relative))
+        forcing = xp.where((enough > forcing) & (enough < self.forcing), enough, forcing)
         multiply = point.hessian(curvature).operator()
-        limit = self.max_products or min(2 * point.problem.d, 1000)
+        limit = self.limit or min(2 * point.problem.d, 1000)
 
         def product(y: Array) -> Array:
             v = stay(to_x(y))
             return to_y(stay(multiply(v) + ridge * v))
 
-        p, convex, v, vHv, products = conjugate_gradients(product, g, forcing, limit)
+        self.trace = []
+        p, convex, v, vHv, products = conjugate_gradients(product, g, forcing, limit, self.trace)
         return stay(to_x(p)), convex, stay(to_x(v)), vHv, products
 
 
@@ -128,7 +143,9 @@ def _scaled_norm(point: Point) -> Array:
     return namespace(point.x).linalg.vector_norm(_scale(point) * point.least_grads, axis=-1)
 
 
-def conjugate_gradients(multiply: Any, g: Array, forcing: Array, limit: int) -> tuple[Array, Array, Array, Array, int]:
+def conjugate_gradients(
+    multiply: Any, g: Array, forcing: Array, limit: int, trace: list | None = None
+) -> tuple[Array, Array, Array, Array, int]:
     """Solve H p = -g for a stack, each problem to its own relative residual, stopping at negative curvature.
 
     Parameters
@@ -137,6 +154,7 @@ def conjugate_gradients(multiply: Any, g: Array, forcing: Array, limit: int) -> 
     g : (k, d)
     forcing : (k,) relative residual
     limit : products at most
+    trace : gets, per product, the step length and the ratio of squared residuals (k,): what Ritz values are made of
 
     Returns
     -------
@@ -171,6 +189,8 @@ def conjugate_gradients(multiply: Any, g: Array, forcing: Array, limit: int) -> 
         running = going & (rr_new > target)
         ratio = xp.where(running, rr_new / xp.where(rr > 0, rr, xp.ones_like(rr)), xp.zeros_like(rr))
         v = xp.where(running[:, None], ratio[:, None] * v - r, v)
+        if trace is not None:
+            trace.append((step[:, 0], ratio))
         rr = xp.where(running, rr_new, rr)
         known = B.peek(running)
         if known is None and products % READ_EVERY == 0:
@@ -178,3 +198,27 @@ def conjugate_gradients(multiply: Any, g: Array, forcing: Array, limit: int) -> 
         if known is not None and not known.any():
             break
     return p, convex, v, curvature, products
+
+
+def ritz_condition(trace: list[tuple[Array, Array]]) -> float:
+    """Return the quotient of the largest and the smallest Ritz value that conjugate gradients have met: one problem.
+
+    It is a lower bound of the condition number, and close after few products when that is small. The products are
+    those of a run, from `conjugate_gradients`; the Ritz values are the eigenvalues of its tridiagonal matrix (Golub and
+    Van Loan, Matrix Computations (2013), section 11.3). One read of the host.
+    """
+    if not trace:
+        return 1.0
+    xp = namespace(trace[0][0])
+    steps, ratios = (v.tolist() for v in B.read(*(xp.stack([pair[i][0] for pair in trace]) for i in (0, 1))))
+    m = next((j for j, step in enumerate(steps) if not step > 0), len(steps))
+    if m < 2:
+        return 1.0
+    T = [[0.0] * m for _ in range(m)]
+    for j in range(m):
+        T[j][j] = 1.0 / steps[j] + (ratios[j - 1] / steps[j - 1] if j else 0.0)
+        if j:
+            T[j][j - 1] = T[j - 1][j] = ratios[j - 1] ** 0.5 / steps[j - 1]
+    values = xp.linalg.eigvalsh(B.new(T, trace[0][0]))
+    low, high = B.read(values[0], values[-1])
+    return float(high) / float(low) if low > 0 else float("inf")

@@ -1,0 +1,152 @@
+"""The choice of a method: from the size of a problem, the memory, and what the run shows."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from .. import backend as B
+from ..backend import Array
+from ..maps import Map
+from ..problem import Point, Problem
+from .approximate_newton import ApproximateNewton
+from .base import Direction, Method
+from .newton import Newton
+from .newton_cg import NewtonCG, ritz_condition
+from .newton_pcg import NewtonPCG
+
+NARROW = 32
+"""Up to so many columns a Gram matrix costs hardly more than a few products."""
+
+SMALL = 2**21
+"""Bytes of rows up to which they stay in the cache of a core, and an exact step is a few calls."""
+
+MATRICES = 6
+"""(d, d) arrays that a method with Hessians holds at a time."""
+
+PROBE = 4
+"""Products of the first step: enough for Ritz values to show whether the condition is good."""
+
+HARD = 3
+"""After so many iterations in a row that needed another matrix than the Hessian, exact steps are the shorter way."""
+
+CLOSE = 0.2
+"""A hard run has become easy when an exact Newton step has shrunk the gradient by this factor."""
+
+CHEAP = 2.0
+"""Products that a Gram matrix may cost to be taken in every step."""
+
+PRODUCTS_PER_ROOT = 17.5
+"""Products of a whole run with conjugate gradients over the root of the condition number: a step takes
+0.5 sqrt(kappa) log(2/forcing), and the forcing terms of a run from 0.5 down to 1e-4 have logarithms that add up to 35."""
+
+PRODUCTS_WITH_PRECONDITIONER = 20
+"""Products of a whole run when a Hessian of that run is the preconditioner, about: measured."""
+
+MANY_ROWS = 400
+"""Rows per column from which on a sample of 20 d of them costs next to nothing beside a Gram matrix of all."""
+
+WIDE = 256
+"""Columns from which on the sample's own costs (its scores, reading A four times) are small beside a Gram matrix."""
+
+
+class Auto(Method):
+    """Exact Newton for stacks, two layers and what is small or read in passes; else conjugate gradients, with a
+    preconditioner as soon as the run shows that it pays.
+
+    The first step runs conjugate gradients, whose Ritz values bound the condition number of the scaled Hessian from
+    below. When a whole run of them would cost more than a Gram matrix, a Hessian becomes the preconditioner; or, for
+    many rows and columns, a sample of the rows. A step that takes more products than a Gram matrix costs asks for the
+    same. What was chosen and why is in `Result.message` and in the history. The choice does not depend on
+    timings, so that the same problem takes the same steps everywhere.
+    """
+
+    name: ClassVar[str] = "auto"
+    method: Method
+
+    def start(self, problem: Problem) -> None:
+        super().start(problem)
+        self.problem, self.iterations, self.repairs, self.products = problem, 0, 0, 0
+        self.repaired = self.close = False
+        self.times_hard = 0
+        self.reasons: list[str] = []
+        self._take(*self._by_size(problem))
+
+    def account(self) -> str:
+        return "chosen: " + ", then ".join(self.reasons)
+
+    def direction(self, point: Point, stationary: Any) -> Direction:
+        change = self._by_run() if self.iterations else None
+        if change is not None:
+            self._take(*change)
+        self.iterations += 1
+        self.repaired = False
+        direction = self.method.direction(point, stationary)
+        self.products = direction.products
+        if change is not None:
+            direction.label += f" [{self.reasons[-1]}]"
+        return direction
+
+    def repair(self, point: Point, direction: Direction, bad: Any, stationary: Any) -> Direction:
+        self.repaired = True
+        return self.method.repair(point, direction, bad, stationary)
+
+    def accepted(self, gmax: Any, before: Any) -> None:
+        self.repairs = self.repairs + 1 if self.repaired else 0
+        self.close = not self.repaired and bool((gmax <= CLOSE * before).all())
+
+    def thin(self, indices: Array) -> None:
+        self.method.thin(indices)
+
+    def _take(self, method: Method, reason: str) -> None:
+        g0 = self.method.state.get("g0") if self.reasons else None
+        self.method, method.tol = method, self.tol
+        method.start(self.problem)
+        if g0 is not None:
+            method.state["g0"] = g0
+        self.reasons.append(f"{method.name} ({reason})")
+
+    def _by_size(self, problem: Problem) -> tuple[Method, str]:
+        rows, d = problem.rows, problem.d
+        size, free = B.itemsize(rows.like), B.free_memory(rows.like)
+        self.adapts = False
+        if free is not None and MATRICES * d * d * size > free:
+            return NewtonCG(), f"{MATRICES} ({d}, {d}) arrays do not fit in {free / 2**30:.1f} GiB"
+        if problem.size > 1:
+            return Newton(), "a stack, whose Hessians share their products of rows"
+        if not isinstance(rows, Map):
+            return Newton(), "two layers"
+        if d <= NARROW or rows.n * d * size <= SMALL:
+            return Newton(), "small"
+        if rows.gram_products <= CHEAP:
+            return Newton(), "a Gram matrix costs no more than reading the rows"
+        self.adapts = True
+        return NewtonCG(PROBE), "large; its first step shows the condition"
+
+    def _by_run(self) -> tuple[Method, str] | None:
+        """Return what should take over; None for no change."""
+        rows = self.problem.rows
+        if not (self.adapts and isinstance(rows, Map)):
+            return None
+        if isinstance(self.method, Newton):
+            leave = self.close and self.times_hard < 2  # a run that was hard twice goes to and fro otherwise
+            return self._preconditioned("close to the solution") if leave else None
+        if self.repairs >= HARD:
+            self.times_hard += 1
+            return Newton(), "the Hessian stays indefinite"
+        if type(self.method) is not NewtonCG:
+            return None
+        kappa = 1.0
+        if self.iterations == 1:
+            kappa, self.method.max_products = ritz_condition(self.method.trace), None
+        if PRODUCTS_PER_ROOT * kappa**0.5 > rows.gram_products + PRODUCTS_WITH_PRECONDITIONER:
+            return self._preconditioned(f"the scaled Hessian has a condition number of {kappa:.2g} or more")
+        if self.products > rows.gram_products:
+            return self._preconditioned(f"{self.products} products in a step cost more than a Gram matrix")
+        return None
+
+    def _preconditioned(self, reason: str) -> tuple[Method, str]:
+        rows = self.problem.rows
+        assert isinstance(rows, Map)
+        if rows.hands_out_rows and rows.n >= MANY_ROWS * rows.d and rows.d >= WIDE:
+            return ApproximateNewton(), f"{reason}; {rows.n // rows.d} rows per column"
+        return NewtonPCG(), reason

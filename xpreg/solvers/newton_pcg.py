@@ -1,0 +1,71 @@
+"""Newton-CG with the Hessian of an earlier iteration as preconditioner."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from ..backend import Array
+from ..curvature import Curvature
+from ..problem import Point, Problem
+from ..scaling import whiten
+from .approximate_newton import positive_diagonals, repair_shift, times, with_low_rank
+from .base import Direction
+from .kinked import on_kinks
+from .newton_cg import NewtonCG, Variables
+
+MANY = 0.5
+"""A step with more products than this share of what a Gram matrix costs asks for a new preconditioner."""
+
+
+class NewtonPCG(NewtonCG):
+    """Conjugate gradients on exact Hessian-vector products, in variables in which an earlier Hessian is the identity.
+
+    A Gram matrix costs as much as `Map.gram_products` products. Near the solution the Hessian hardly changes, and a few
+    products with it replace another one. The preconditioner has D_+ = max(D, 0) in place of D, so that it is positive
+    definite; it is made anew after a step that took too many products with the old one.
+
+    Parameters
+    ----------
+    max_products : limit of products per step; default is what a Gram matrix costs
+    """
+
+    name: ClassVar[str] = "newton-pcg"
+    forcing: ClassVar[float] = 0.1
+
+    def start(self, problem: Problem) -> None:
+        super().start(problem)
+        self.stale, self.age, self.grams = True, 0, 0
+        self.gram_products = problem.rows.inner.gram_products
+
+    @property
+    def limit(self) -> int | None:
+        return self.max_products or max(4, int(self.gram_products))
+
+    def direction(self, point: Point, stationary: Any) -> Direction:
+        grams = self.grams
+        self.age += 1
+        direction = super().direction(point, stationary)
+        made = self.grams > grams
+        self.stale = direction.products > max(4, MANY * self.gram_products)
+        direction.label += ", new preconditioner" if made else f", preconditioner of {self.age} iterations ago"
+        direction.products += made
+        return direction
+
+    def variables(self, point: Point, curvature: Curvature, again: bool = False) -> Variables:
+        """Whitened: T^T H~ T = I. The second curvature of an iteration takes the same T, if it is for all problems."""
+        if "T" not in self.state or (self.stale and not again) or self.state["T"].shape[0] != point.x.shape[0]:
+            self.grams += 1
+            G = sum(rows.gram(D, centre) for rows, D, centre in positive_diagonals(point, curvature))
+            T, ridge = whiten(on_kinks(point, G), repair_shift(G) if again else 0.0)
+            if not again:
+                self.age = 0
+                self.state |= {"T": T, "ridge": ridge}
+        else:
+            T, ridge = self.state["T"], self.state["ridge"]
+        T, _ = with_low_rank(T, point.hessian(curvature))
+        return whitened(T, ridge)
+
+
+def whitened(T: Array, ridge: Array) -> Variables:
+    """Return the variables y with x = T y."""
+    return Variables(lambda y: times(T, y), lambda g: times(T.mT, g), ridge)
