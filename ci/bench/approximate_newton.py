@@ -13,6 +13,7 @@ import sys
 import time
 
 import numpy as np
+from tasks import rotated_rows
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -25,15 +26,9 @@ METHODS = {
 
 
 def problem(n, d, condition, seed=0):
-    """Rows G diag(s) Q^T, s from 1 down to 1/condition, Q a rotation (so that column scaling does not help);
-    b = softmax(A x) times exponential noise.
-    """
+    """Rotated rows of a given condition number, b = softmax(A x) times exponential noise."""
     rng = np.random.default_rng(seed)
-    s = np.logspace(0, -np.log10(condition), d)
-    M = s[:, None] * np.linalg.qr(rng.standard_normal((d, d)))[0].T / np.linalg.norm(s)
-    A = np.empty((n, d))
-    for start in range(0, n, 10_000):
-        A[start : start + 10_000] = rng.standard_normal((min(10_000, n - start), d)) @ M
+    A = rotated_rows(n, d, condition, rng)
     x = rng.standard_normal(d)
     z = A @ x
     b = np.exp(z / z.std()) * rng.exponential(size=n)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import pathlib
 import platform
@@ -15,20 +16,36 @@ import numpy as np
 RESULTS = pathlib.Path(__file__).parent / "results"
 
 
-def interleaved(functions, rounds):
-    """Time each function once per round, in turn: {name: [seconds, ...]}. Machines drift, ratios of neighbours less."""
+def interleaved(functions, rounds, *, least=0.0, budget=math.inf):
+    """Time each function once per round, in turn: {name: [seconds, ...]}. Machines drift, ratios of neighbours less.
+
+    With ``least`` a measurement is an untimed call, so that nobody pays for what the neighbour left in the caches, and
+    then the mean over calls that take ``least`` seconds together. A function whose calls have taken ``budget`` seconds
+    sits out the rounds that are left.
+    """
     seconds = {name: [] for name in functions}
+    spent = dict.fromkeys(functions, 0.0)
     for _ in range(rounds):
         for name, function in functions.items():
+            if spent[name] > budget:
+                continue
+            begun = time.perf_counter()
+            calls = 1
+            if least:
+                function()
+                calls = max(1, math.ceil(least / max(time.perf_counter() - begun, 1e-9)))
             started = time.perf_counter()
-            function()
-            seconds[name].append(time.perf_counter() - started)
+            for _ in range(calls):
+                function()
+            stopped = time.perf_counter()
+            seconds[name].append((stopped - started) / calls)
+            spent[name] += stopped - begun
     return seconds
 
 
 def median_ratio(a, b):
-    """Median over rounds of a/b."""
-    return statistics.median(x / y for x, y in zip(a, b, strict=True))
+    """Median of a/b over the rounds that both took part in."""
+    return statistics.median(x / y for x, y in zip(a, b, strict=False))
 
 
 def machine():
@@ -50,10 +67,11 @@ def machine():
     ]
 
 
-def write(name, lines):
-    """Print the lines, and keep them under results/ with the date in the name."""
+def write(name, lines, folder=RESULTS):
+    """Print the lines, and keep them in a folder with the date in the name; return where."""
     text = "\n".join([*machine(), "", *lines]) + "\n"
     print(text)
-    path = RESULTS / f"{name}-{datetime.date.today()}.txt"
+    path = pathlib.Path(folder) / f"{name}-{datetime.date.today()}.txt"
     path.write_text(text)
     print(f"written: {path}")
+    return path

@@ -1,6 +1,6 @@
 """The formulas of softmax regression by hand in PyTorch and JAX, compiled: what xpreg is measured against.
 
-They are written once, for any of the two; `hessians` and `newton_step` also for stacks of problems that share A.
+They are written once, for these two and NumPy; `newton_step` also for stacks of problems that share A.
 """
 
 from __future__ import annotations
@@ -38,6 +38,16 @@ class Formulas:
         X = A - f @ A
         return X.T @ (q[:, None] * X)
 
+    def hess_at(self, A, b, x):
+        """From x, and with a plain A: A^T diag(D) A and two more ranks, one copy of A less than the centred form."""
+        f = self.predict(A, x)
+        c, e = f - b, 2 * f - b
+        s = c @ f
+        p0, p1 = f @ A, (f * e) @ A
+        H = A.T @ ((f * (c - s) + f * f)[:, None] * A)
+        outer = self.xp.outer
+        return H + (2 * s + f @ f) * outer(p0, p0) - outer(p0, p1) - outer(p1, p0)
+
     def newton_step(self, A, P, B, X):
         """One Gauss-Newton step for a stack X (k, d), B (k, n): P (n, d d) holds the products a a^T."""
         Z = X @ A.T
@@ -67,7 +77,7 @@ class Peer:
         self.name, self.array, self.wait, self.version = name, array, wait, version
         formulas = Formulas(xp)
         self.predict, self.weights, self.solve = formulas.predict, formulas.weights, xp.linalg.solve
-        for function in ("value_and_grad", "hvp", "hess", "newton_step"):
+        for function in ("value_and_grad", "hvp", "hess", "hess_at", "newton_step"):
             setattr(self, function, compile_function(getattr(formulas, function)))
 
 

@@ -1,0 +1,148 @@
+"""value_and_grad, Hessian-vector product and Hessian of every library, as functions without arguments to be timed.
+
+The libraries get what they are best at: compiled functions, arrays of their own, and at a kept x whatever can be worked
+out beforehand. All results are compared before anything is timed.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+import numpy as np
+import peers
+from tasks import BY_HAND
+
+import xpreg
+
+AGREE = 1e-8
+"""Largest relative difference of any result from NumPy's."""
+
+OPERATIONS = ("value_and_grad", "hvp", "hess")
+
+
+def ours(task, x, v):
+    problem = xpreg.SoftmaxRegression(task.A, task.b)
+    point = problem.at(x)
+    return {
+        "value_and_grad": {"xpreg": lambda: problem.value_and_grad(x)},
+        "hvp": {"xpreg": lambda: point.hvp(v)},
+        "hess": {"xpreg": lambda: problem.hess(x), "xpreg at(x)": point.hess},
+    }
+
+
+def numpy_by_hand(task, x, v):
+    A, b = task.A, task.b
+    f = BY_HAND.predict(A, x)
+    q = BY_HAND.weights(f, b)
+    return {
+        "value_and_grad": {"NumPy by hand": lambda: BY_HAND.value_and_grad(A, b, x)},
+        "hvp": {"NumPy by hand": lambda: BY_HAND.hvp(A, f, q, v)},
+        "hess": {"NumPy by hand": lambda: BY_HAND.hess_at(A, b, x)},
+    }
+
+
+def jax_loss(x, A, b):
+    """The loss as a user of JAX writes it."""
+    jax = importlib.import_module("jax")
+    return 0.5 * ((jax.nn.softmax(A @ x) - b) ** 2).sum()
+
+
+def jax_functions(task, x, v):
+    peer = peers.jax_peer("cpu")
+    jax = importlib.import_module("jax")
+    A, b, _ = task.convert("jax", peer.array)
+    x, v = peer.array(x), peer.array(v)
+    f = peer.predict(A, x)
+    q = peer.weights(f, b)
+    gradient = jax.grad(jax_loss)
+    value_and_grad = jax.jit(jax.value_and_grad(jax_loss))
+    hvp = jax.jit(lambda x, v, A, b: jax.jvp(lambda x: gradient(x, A, b), (x,), (v,))[1])
+    # the function is an argument, with what it has kept: as a constant A would be compiled into the program
+    linear, kept = jax.jit(lambda g, v: g(v)), jax.linearize(lambda x: gradient(x, A, b), x)[1]
+    hessian = jax.jit(jax.hessian(jax_loss))
+
+    def wait(function, *arguments):
+        return lambda: jax.block_until_ready(function(*arguments))
+
+    return {
+        "value_and_grad": {
+            "jax.jit, autodiff": wait(value_and_grad, x, A, b),
+            "jax.jit, by hand": wait(peer.value_and_grad, A, b, x),
+        },
+        "hvp": {
+            "jax.jit(jvp(grad))": wait(hvp, x, v, A, b),
+            "jax.linearize, kept": wait(linear, kept, v),
+            "jax.jit, by hand, kept": wait(peer.hvp, A, f, q, v),
+        },
+        "hess": {"jax.jit, by hand": wait(peer.hess_at, A, b, x), "jax.hessian": wait(hessian, x, A, b)},
+    }
+
+
+def torch_loss(x, A, b):
+    """The loss as a user of PyTorch writes it."""
+    return 0.5 * ((A @ x).softmax(0) - b).square().sum()
+
+
+def torch_functions(task, x, v):
+    torch = importlib.import_module("torch")
+    A, b, _ = task.convert("torch", torch.from_numpy)
+    x, v = torch.from_numpy(x), torch.from_numpy(v)
+    leaf = x.clone().requires_grad_()
+    (kept,) = torch.autograd.grad(torch_loss(leaf, A, b), leaf, create_graph=True)
+
+    def autograd():
+        loss = torch_loss(leaf, A, b)
+        return loss.detach(), torch.autograd.grad(loss, leaf)[0]
+
+    def functional():
+        return torch.func.grad_and_value(torch_loss)(x, A, b)[::-1]
+
+    def jvp_of_grad():
+        return torch.func.jvp(lambda x: torch.func.grad(torch_loss)(x, A, b), (x,), (v,))[1]
+
+    return {
+        "value_and_grad": {"torch.autograd": autograd, "torch.func": functional},
+        "hvp": {
+            "torch.func, jvp(grad)": jvp_of_grad,
+            "torch.autograd, kept": lambda: torch.autograd.grad(kept, leaf, v, retain_graph=True)[0],
+        },
+        "hess": {"torch.func.hessian": lambda: torch.func.hessian(torch_loss)(x, A, b)},
+    }
+
+
+LIBRARIES = {"NumPy": numpy_by_hand, "jax": jax_functions, "torch": torch_functions}
+
+
+def functions(task, x, v, hessian_limit):
+    """Return {operation: {label: function}} of what agrees with NumPy by hand, and lines on what is left out.
+
+    Hessians by automatic differentiation are left out where n d numbers are more than ``hessian_limit``: they keep
+    several arrays of that size.
+    """
+    found, notes = ours(task, x, v), []
+    for name, make in LIBRARIES.items():
+        try:
+            others = make(task, x, v)
+        except ImportError:
+            notes.append(f"{name}: not installed")
+            continue
+        for operation in OPERATIONS:
+            found[operation].update(others[operation])
+    for label in [label for label in found["hess"] if label.endswith("hessian")]:
+        if task.n * task.d > hessian_limit:
+            del found["hess"][label]
+            notes.append(f"{label}: left out, n d = {task.n * task.d:.1e} is above --hessian-limit")
+    expected = {operation: flat(found[operation]["NumPy by hand"]()) for operation in OPERATIONS}
+    for operation in OPERATIONS:
+        for label, function in list(found[operation].items()):
+            difference = np.linalg.norm(flat(function()) - expected[operation])
+            if not difference <= AGREE * np.linalg.norm(expected[operation]):
+                del found[operation][label]
+                notes.append(f"{operation}, {label}: WRONG by {difference:.1e}, not timed")
+    return found, notes
+
+
+def flat(result):
+    """All numbers of a result, of any library, in one NumPy vector."""
+    parts = result if isinstance(result, tuple) else (result,)
+    return np.concatenate([np.ravel(np.asarray(part)) for part in parts])
