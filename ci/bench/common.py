@@ -19,9 +19,9 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 def interleaved(functions, rounds, *, least=0.0, budget=math.inf):
     """Time each function once per round, in turn: {name: [seconds, ...]}. Machines drift, ratios of neighbours less.
 
-    With ``least`` a measurement is an untimed call, so that nobody pays for what the neighbour left in the caches, and
-    then the mean over calls that take ``least`` seconds together. A function whose calls have taken ``budget`` seconds
-    sits out the rounds that are left.
+    With ``least``, a call that is short against it only warms up, so that nobody pays for what a neighbour left in the
+    caches, and the measurement is the mean over calls that take ``least`` seconds together. A function whose calls
+    have taken ``budget`` seconds sits out the rounds that are left.
     """
     seconds = {name: [] for name in functions}
     spent = dict.fromkeys(functions, 0.0)
@@ -29,18 +29,21 @@ def interleaved(functions, rounds, *, least=0.0, budget=math.inf):
         for name, function in functions.items():
             if spent[name] > budget:
                 continue
-            begun = time.perf_counter()
-            calls = 1
-            if least:
-                function()
-                calls = max(1, math.ceil(least / max(time.perf_counter() - begun, 1e-9)))
-            started = time.perf_counter()
-            for _ in range(calls):
-                function()
-            stopped = time.perf_counter()
-            seconds[name].append((stopped - started) / calls)
-            spent[name] += stopped - begun
+            taken = mean_seconds(function, 1)
+            spent[name] += taken
+            if taken < 20 * least:
+                calls = math.ceil(least / max(taken, 1e-9))
+                taken = mean_seconds(function, calls)
+                spent[name] += calls * taken
+            seconds[name].append(taken)
     return seconds
+
+
+def mean_seconds(function, calls):
+    started = time.perf_counter()
+    for _ in range(calls):
+        function()
+    return (time.perf_counter() - started) / calls
 
 
 def median_ratio(a, b):
@@ -67,11 +70,15 @@ def machine():
     ]
 
 
-def write(name, lines, folder=RESULTS):
-    """Print the lines, and keep them in a folder with the date in the name; return where."""
-    text = "\n".join([*machine(), "", *lines]) + "\n"
-    print(text)
+def save(name, lines, folder=RESULTS):
+    """Keep the lines in a folder, with the machine above them and the date in the name; return where."""
     path = pathlib.Path(folder) / f"{name}-{datetime.date.today()}.txt"
-    path.write_text(text)
+    path.write_text("\n".join([*machine(), "", *lines]) + "\n")
     print(f"written: {path}")
     return path
+
+
+def write(name, lines):
+    """Print the lines, and keep them under results/."""
+    print("\n".join([*machine(), "", *lines]))
+    return save(name, lines)

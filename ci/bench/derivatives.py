@@ -6,7 +6,9 @@ out beforehand. All results are compared before anything is timed.
 
 from __future__ import annotations
 
+import functools
 import importlib
+import types
 
 import numpy as np
 import peers
@@ -47,34 +49,43 @@ def jax_loss(x, A, b):
     return 0.5 * ((jax.nn.softmax(A @ x) - b) ** 2).sum()
 
 
+@functools.cache
+def jax_program():
+    """The compiled functions, made once."""
+    peer, jax = peers.jax_peer("cpu"), importlib.import_module("jax")
+    gradient = jax.grad(jax_loss)
+    return types.SimpleNamespace(
+        peer=peer, jax=jax, gradient=gradient, hessian=jax.jit(jax.hessian(jax_loss)),
+        value_and_grad=jax.jit(jax.value_and_grad(jax_loss)),
+        hvp=jax.jit(lambda x, v, A, b: jax.jvp(lambda x: gradient(x, A, b), (x,), (v,))[1]),
+        # a linear function is an argument, with what it has kept: as a constant A would become part of the program
+        linear=jax.jit(lambda function, v: function(v)),
+    )  # fmt: skip
+
+
 def jax_functions(task, x, v):
-    peer = peers.jax_peer("cpu")
-    jax = importlib.import_module("jax")
+    program = jax_program()
+    peer, jax = program.peer, program.jax
     A, b, _ = task.convert("jax", peer.array)
     x, v = peer.array(x), peer.array(v)
     f = peer.predict(A, x)
     q = peer.weights(f, b)
-    gradient = jax.grad(jax_loss)
-    value_and_grad = jax.jit(jax.value_and_grad(jax_loss))
-    hvp = jax.jit(lambda x, v, A, b: jax.jvp(lambda x: gradient(x, A, b), (x,), (v,))[1])
-    # the function is an argument, with what it has kept: as a constant A would be compiled into the program
-    linear, kept = jax.jit(lambda g, v: g(v)), jax.linearize(lambda x: gradient(x, A, b), x)[1]
-    hessian = jax.jit(jax.hessian(jax_loss))
+    kept = jax.linearize(lambda x: program.gradient(x, A, b), x)[1]
 
     def wait(function, *arguments):
         return lambda: jax.block_until_ready(function(*arguments))
 
     return {
         "value_and_grad": {
-            "jax.jit, autodiff": wait(value_and_grad, x, A, b),
+            "jax.jit, autodiff": wait(program.value_and_grad, x, A, b),
             "jax.jit, by hand": wait(peer.value_and_grad, A, b, x),
         },
         "hvp": {
-            "jax.jit(jvp(grad))": wait(hvp, x, v, A, b),
-            "jax.linearize, kept": wait(linear, kept, v),
+            "jax.jit(jvp(grad))": wait(program.hvp, x, v, A, b),
+            "jax.linearize, kept": wait(program.linear, kept, v),
             "jax.jit, by hand, kept": wait(peer.hvp, A, f, q, v),
         },
-        "hess": {"jax.jit, by hand": wait(peer.hess_at, A, b, x), "jax.hessian": wait(hessian, x, A, b)},
+        "hess": {"jax.jit, by hand": wait(peer.hess_at, A, b, x), "jax.hessian": wait(program.hessian, x, A, b)},
     }
 
 

@@ -77,7 +77,7 @@ def rotated_rows(n, d, condition, rng):
 
 
 def make_task(n, d, kind, seed=0):
-    """b = softmax(A x) with multiplicative noise, z = A x of standard deviation 1; heavy tails: Student t, 2 degrees."""
+    """b = softmax(A x) times noise, z = A x of standard deviation 1; heavy tails: Student t, 2 degrees."""
     rng = np.random.default_rng(seed)
     A = rotated_rows(n, d, KINDS[kind], rng)
     if kind == "heavy tails":
