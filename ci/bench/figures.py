@@ -77,7 +77,7 @@ def bars(axes, numbers):
             mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
             axes.bar(x, mean - 1, width, bottom=1, color=colour, label=label, zorder=2)
             axes.plot([x] * len(ratios), ratios, "o", color="white", mec=OURS, mew=0.7, ms=3.2, zorder=5, clip_on=False)
-            text = f"{mean:.2g}" if mean < 9.95 else f"{mean:.0f}"
+            text = f"{mean:.1f}" if mean < 9.95 else f"{mean:.0f}"
             axes.annotate(
                 text if all(there for _, there in libraries[library]) else f"> {text}", (x, max(1, *ratios)),
                 xytext=(0, 4), textcoords="offset points", ha="center", fontsize=8.5, color=OURS,
@@ -92,9 +92,8 @@ def bars(axes, numbers):
     axes.set_ylim(top=high * 1.25)
     axes.set_xticks(range(len(OPERATIONS)), OPERATIONS.values())
     axes.tick_params(axis="x", length=0)
-    axes.set_ylabel("time / time of xpreg")
-    axes.legend(frameon=False, fontsize=9, ncols=3, loc="lower right", bbox_to_anchor=(1.02, 0.985), columnspacing=1.2)
-    axes.set_title("Best of each library", loc="left", fontsize=10.5)
+    axes.set_ylabel("time / time of xpreg, best of each library")
+    axes.legend(frameon=False, fontsize=9, ncols=3, loc="lower left", bbox_to_anchor=(-0.01, 0.98), columnspacing=1.4)
 
 
 def spread(values, distance):

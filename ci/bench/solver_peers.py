@@ -31,8 +31,8 @@ class Stop(Exception):
     """The watch ends a run: the gradient is small enough, or the time is up."""
 
 
-REHEARSAL = 4
-"""Gradients of a run that is not timed: by then everything is compiled."""
+REHEARSAL, REHEARSAL_SECONDS = 4, 5.0
+"""Gradients and seconds of a run that is not timed: by then everything is compiled."""
 
 
 class Watch:
@@ -41,19 +41,27 @@ class Watch:
     def __init__(self, task, limit, looks=math.inf):
         self.limit, self.looks = limit, looks
         self.unit = task.start_gradient
+        self.start_value = task.start_value / self.unit
         self.x, self.iterations = task.x0, 0
         self.started = time.perf_counter()
 
+    def is_over(self):
+        return self.looks <= 0 or time.perf_counter() - self.started > self.limit
+
     def check_time(self):
-        if time.perf_counter() - self.started > self.limit:
+        if self.is_over():
             raise Stop
 
-    def see(self, x, largest):
-        """``largest``: the largest gradient entry at x, of the loss divided by that at x0."""
-        self.x = x
+    def see(self, x, value, largest):
+        """``value`` and ``largest`` gradient entry at x, of the loss divided by |g(x0)|_inf.
+
+        A trial point of a line search, out on a plateau above the start, is none to stop at.
+        """
         self.looks -= 1
-        if largest <= TOL or self.looks <= 0:
-            raise Stop
+        if value <= self.start_value:
+            self.x = x
+            if largest <= TOL:
+                raise Stop
         self.check_time()
 
     def count(self, *_, **__):
@@ -69,13 +77,15 @@ def ours(method):
         problem = xpreg.SoftmaxRegression(task.A, task.b)
 
         def note(record):
-            watch.iterations = record.nit
-            if time.perf_counter() - watch.started > watch.limit:
+            watch.looks -= 1
+            if watch.is_over():
                 raise StopIteration
 
         def run():
             result = xpreg.minimize(problem, task.x0, method=method, tol=TOL, maxiter=MANY, callback=note)
             watch.x, watch.iterations = result.x, result.nit
+            if result.status is xpreg.Status.STOPPED:
+                raise Stop
 
         return run
 
@@ -104,7 +114,7 @@ class Derivatives:
 
     def grad(self, x):
         g = self.at(x).grad / self.watch.unit
-        self.watch.see(self.x, np.abs(g).max())
+        self.watch.see(self.x, float(self.point.value) / self.watch.unit, np.abs(g).max())
         return g
 
     def hess(self, x):
@@ -116,9 +126,9 @@ class Derivatives:
     def value_and_grad(self, x):
         """In one pass: what a method without Hessians wants."""
         value, g = self.problem.value_and_grad(x)
-        g = g / self.watch.unit
-        self.watch.see(x.copy(), np.abs(g).max())
-        return float(value) / self.watch.unit, g
+        value, g = float(value) / self.watch.unit, g / self.watch.unit
+        self.watch.see(x.copy(), value, np.abs(g).max())
+        return value, g
 
 
 def scipy_solver(method):
@@ -194,7 +204,7 @@ def jax_newton(hessian):
             x = x0
             while True:
                 f, g, H = evaluate(x, args)
-                watch.see(x, float(abs(g).max()))
+                watch.see(x, float(f), float(abs(g).max()))
                 p, shift = program.direction(H, g, 0.0), 1e-6 * float(abs(H).max())
                 while not bool(program.jax.numpy.isfinite(p).all()):
                     p, shift = program.direction(H, g, shift), 10 * shift
@@ -227,7 +237,7 @@ def jaxopt_lbfgs(task, watch):
         while True:
             x, state = update(x, state, args)
             watch.count()
-            watch.see(x, float(abs(state.grad).max()))
+            watch.see(x, float(state.value), float(abs(state.grad).max()))
 
     return run
 
@@ -260,7 +270,7 @@ def optimistix_solver(name):
             while True:
                 x, state = step(x, state, args)  # one evaluation: a new point, or a shorter step from the old one
                 watch.count()
-                watch.see(x, float(abs(state.f_info.grad).max()))
+                watch.see(x, float(state.f_info.f), float(abs(state.f_info.grad).max()))
 
         return run
 
@@ -289,7 +299,7 @@ def torch_lbfgs(task, watch):
             optimizer.zero_grad()
             loss = torch_loss(x, A, b) / unit
             loss.backward()
-            watch.see(x.detach().clone(), TORCH_UNIT * float(x.grad.abs().max()))
+            watch.see(x.detach().clone(), TORCH_UNIT * float(loss), TORCH_UNIT * float(x.grad.abs().max()))
             return loss
 
         try:

@@ -31,8 +31,9 @@ import counting  # noqa: E402
 import derivatives  # noqa: E402
 import poisson  # noqa: E402
 import solver_peers  # noqa: E402
+import summary  # noqa: E402
 from common import RESULTS, interleaved, machine, median_ratio, save  # noqa: E402
-from tasks import make_task  # noqa: E402
+from tasks import KINDS, make_task  # noqa: E402
 
 import xpreg  # noqa: E402
 
@@ -116,9 +117,9 @@ class Bench:
 
     def solve_tasks(self):
         sizes = self.options.sizes
-        yield from (make_task(n, d, "condition 1e2") for n, d in sizes)
-        hard = {"saturated start": 0} if self.options.quick else HARD
-        yield from (make_task(*sizes[min(i, len(sizes) - 1)], kind) for kind, i in hard.items())
+        for kind in self.options.kinds:
+            chosen = [sizes[min(HARD[kind], len(sizes) - 1)]] if kind in HARD else sizes
+            yield from (make_task(n, d, kind) for n, d in chosen)
 
     def part_c_d(self):
         for task in self.solve_tasks():
@@ -191,7 +192,7 @@ class Bench:
         for label, prepare in solvers.items():
             if (label, task.A.shape) not in self.rehearsed:
                 self.rehearsed.add((label, task.A.shape))
-                watch = solver_peers.Watch(task, self.options.cap, solver_peers.REHEARSAL)
+                watch = solver_peers.Watch(task, solver_peers.REHEARSAL_SECONDS, solver_peers.REHEARSAL)
                 with contextlib.suppress(solver_peers.Stop):
                     prepare(task, watch)()
 
@@ -309,13 +310,14 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", type=size, default=SIZES, metavar="NxD")
     parser.add_argument("--part", nargs="+", choices=list("ABCDEF"), default=list("ABCDEF"))
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="of the solves")
     parser.add_argument("--rounds", type=int, default=7, help="turns of the derivatives")
     parser.add_argument("--budget", type=float, default=4.0, help="seconds after which a derivative sits out its turns")
     parser.add_argument("--solve-rounds", type=int, default=3, help="turns of the solvers that are not far slower")
-    parser.add_argument("--slower", type=float, default=10.0, help="a solver is stopped at so many times our time")
+    parser.add_argument("--slower", type=float, default=9.0, help="a solver is stopped at so many times our time")
     parser.add_argument("--cap", type=float, default=60.0, help="and at so many seconds")
     parser.add_argument("--least-cap", type=float, default=1.0, help="but not before so many")
-    parser.add_argument("--hessian-limit", type=float, default=1e8, help="largest n d of a Hessian by autodiff")
+    parser.add_argument("--hessian-limit", type=float, default=1e11, help="largest n d^2 of a Hessian by autodiff")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: tests this file, measures nothing")
     parser.add_argument(
         "--out", type=pathlib.Path, help="folder of the results (default ci/bench/results; out with --quick)"
@@ -325,6 +327,7 @@ def parse():
     options.small, options.scaling = SMALL, SCALING
     if options.quick:
         options.sizes, options.small, options.scaling = [(2000, 12)], (2000, 12), [1000, 3000, 10_000]
+        options.kinds = ["condition 1e2", "saturated start"]
         options.rounds, options.solve_rounds, options.least_cap = 2, 1, 0.2
     return options
 
@@ -349,6 +352,7 @@ def main():
         task = make_task(*options.small, "mild")
         bench.derivatives(task)
         bench.solves(task)
+    bench.say("", *summary.lines(bench.numbers))
     options.out.mkdir(parents=True, exist_ok=True)
     path = save("speed" + "-quick" * options.quick, bench.lines, options.out)
     path.with_suffix(".json").write_text(json.dumps(bench.numbers, indent=1) + "\n")

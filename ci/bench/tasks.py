@@ -65,6 +65,10 @@ class Task:
     def start_gradient(self):
         return self.largest_gradient(self.x0)
 
+    @functools.cached_property
+    def start_value(self):
+        return float(BY_HAND.value_and_grad(self.A, self.b, self.x0)[0])
+
 
 def rotated_rows(n, d, condition, rng):
     """Rows G diag(s) Q^T of length about 1, s from 1 down to 1/condition, Q a rotation: scaling columns is no help."""

@@ -1,0 +1,71 @@
+"""Our times over those of the others, with what was aimed at beside them: the short table at the end of speed.py."""
+
+from __future__ import annotations
+
+L_BFGS = ("SciPy L-BFGS-B", "torch.optim.LBFGS", "jaxopt.LBFGS", "optimistix.LBFGS", "optimistix.BFGS")
+OURS = "xpreg auto"
+
+
+def by_size(d, tall, wide):
+    return tall if d <= 100 else wide
+
+
+DERIVATIVES = [
+    ("value_and_grad / best jax.jit", "value_and_grad", ("jax.jit",), lambda d: by_size(d, 0.67, 0.87)),
+    ("value_and_grad / best torch", "value_and_grad", ("torch",), lambda d: 0.5),
+    ("hvp / jax.jit(jvp(grad))", "hvp", ("jax.jit(jvp",), lambda d: 0.55),
+    ("hvp / jax.linearize, kept", "hvp", ("jax.linearize",), lambda d: 1.0),
+    ("hess / jax.jit, by hand", "hess", ("jax.jit, by hand",), lambda d: 0.5),
+    ("hess / jax.hessian", "hess", ("jax.hessian",), lambda d: 0.1),
+]
+"""What, operation, labels of the peers, goal for d columns."""
+
+SOLVES = [
+    ("solve / SciPy trust-exact", ("SciPy trust-exact",), 0.4),
+    ("solve / Newton, jax.hessian", ("Newton, jax.hessian",), 0.12),
+    ("solve / best (L-)BFGS", L_BFGS, 0.15),
+]
+"""What, labels of the peers, goal at condition number 1e2."""
+
+
+def syrk_goal(d):
+    return 5.0 if d <= 100 else 1.9 if d < 2000 else 1.4
+
+
+def columns(name):
+    return int(name.split()[0].partition("x")[2])
+
+
+def entries(numbers):
+    """Yield (what, where, ratio, whether it is only an upper bound, goal)."""
+    for name, found in numbers.get("derivatives", {}).items():
+        d = columns(name)
+        for what, operation, prefixes, goal in DERIVATIVES:
+            ratios = [q["xpreg / this"] for label, q in found[operation].items() if label.startswith(prefixes)]
+            if ratios:
+                yield what, name, max(ratios), False, goal(d)
+        yield "hess / syrk floor", name, found["hess"]["xpreg"]["seconds"] / found["syrk floor"], False, syrk_goal(d)
+    for name, found in numbers.get("solves", {}).items():
+        if name.endswith("condition 1e2"):
+            for what, labels, goal in SOLVES:
+                if any(label in found for label in labels):
+                    yield what, name, *against(found, labels), goal
+        yield "solve / best of our methods", name, *against(found, [q for q in found if q.startswith("xpreg")]), 1.1
+        yield "solve / best peer", name, *against(found, [q for q in found if not q.startswith("xpreg")]), 1.0
+    for name, found in numbers.get("floors", {}).items():
+        yield "solve / its own floor", name, found["seconds"] / found["floor"], False, 1.6
+
+
+def against(found, labels):
+    """Return ours over the best that solves it; where none does, over the longest time that one was given."""
+    times = [found[label]["this / xpreg auto"] for label in labels if label in found and found[label]["solved"]]
+    given = [found[label]["this / xpreg auto"] for label in labels if label in found]
+    return (1 / min(times), False) if times else (1 / max(given), True)
+
+
+def lines(numbers):
+    rows = [
+        f"{what:<30}{name:<30}{'< ' * bound + f'{ratio:.3f}':>10}{goal:>8.2f}   {'' if ratio <= goal else 'missed'}"
+        for what, name, ratio, bound, goal in sorted(entries(numbers), key=lambda entry: entry[0])
+    ]
+    return [f"{'our time / theirs':<30}{'n x d':<30}{'ratio':>10}{'goal':>8}", *rows] if rows else []
