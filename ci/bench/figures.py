@@ -92,6 +92,7 @@ def bars(axes, numbers):
     axes.set_ylim(top=high * 1.25)
     axes.set_xticks(range(len(OPERATIONS)), OPERATIONS.values())
     axes.tick_params(axis="x", length=0)
+    axes.set_xlabel("dots: sizes (n, d); bars and numbers: geometric means", fontsize=9, color="0.45")
     axes.set_ylabel("time / time of xpreg, best of each library")
     axes.legend(frameon=False, fontsize=9, ncols=3, loc="lower left", bbox_to_anchor=(-0.01, 0.98), columnspacing=1.4)
 

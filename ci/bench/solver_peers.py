@@ -299,7 +299,7 @@ def torch_lbfgs(task, watch):
             optimizer.zero_grad()
             loss = torch_loss(x, A, b) / unit
             loss.backward()
-            watch.see(x.detach().clone(), TORCH_UNIT * float(loss), TORCH_UNIT * float(x.grad.abs().max()))
+            watch.see(x.detach().clone(), TORCH_UNIT * float(loss.detach()), TORCH_UNIT * float(x.grad.abs().max()))
             return loss
 
         try:
@@ -324,11 +324,11 @@ def solvers():
         "optimistix.LBFGS": ("optimistix", optimistix_solver, "LBFGS"),
         "optimistix.BFGS": ("optimistix", optimistix_solver, "BFGS"),
     }  # fmt: skip
-    notes = []
+    missing = []
     for label, (module, make, name) in wanted.items():
         try:
             importlib.import_module(module)
             found[label] = make(name)
         except ImportError:
-            notes.append(f"{label}: not installed")
-    return found, notes
+            missing.append(label)
+    return found, [f"not installed: {', '.join(missing)}"] if missing else []
