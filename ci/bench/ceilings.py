@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import functools
+import importlib
 import os
 import statistics
 
@@ -34,33 +37,28 @@ def read_seconds(A, rounds):
     return best(interleaved(reads(A), rounds, least=0.02))
 
 
-def products(n, d):
-    """A product of square matrices of d columns, and A^T A of an (n, d) matrix as NumPy and SciPy do it."""
-    rng = np.random.default_rng(0)
-    X, A = rng.standard_normal((2 * d, 2 * d)), rng.standard_normal((n, d))
-    found = {"dgemm": lambda: X @ X, "dsyrk, NumPy A.T @ A": lambda: A.T @ A}
-    try:
-        from scipy.linalg.blas import dsyrk
-    except ImportError:
-        return found
-    return {**found, "dsyrk, SciPy": lambda: dsyrk(1.0, A.T)}
-
-
-def flop_rates(rounds, quick):
-    """Return flops per second by name: 2 n^3 of a product, n d^2 of a rank-k update."""
+@functools.cache
+def updates(quick):
+    """Ways to a symmetric rank-k update A^T A of a well-shaped A, and its n d^2 flops."""
     n, d = (2_000, 100) if quick else (16_000, 1_000)
-    seconds = interleaved(products(n, d), rounds, least=0.02)
-    work = {name: 2 * (2 * d) ** 3 if name == "dgemm" else n * d * d for name in seconds}
-    return {name: work[name] / statistics.median(times) for name, times in seconds.items()}
+    A = np.random.default_rng(0).standard_normal((n, d))
+    found = {"dsyrk, NumPy A.T @ A": lambda: A.T @ A}
+    with contextlib.suppress(ImportError):
+        dsyrk = importlib.import_module("scipy.linalg.blas").dsyrk
+        found["dsyrk, SciPy"] = lambda: dsyrk(1.0, A.T)
+    return found, n * d * d
 
 
 def ceilings(rounds, quick):
-    """Return {"read": bytes per second, "read by": how, "dgemm": ..., "syrk": the faster of the two, ...}."""
+    """Return {"read": bytes per second, "read by": how, "dgemm": flops per second, "syrk": the best of "dsyrk, ...}."""
     large = np.ones((2 if quick else 64) * 2**20)
     seconds, how = read_seconds(large.reshape(-1, 64), rounds)
-    rates = flop_rates(rounds, quick)
-    syrk = max(rate for name, rate in rates.items() if name.startswith("dsyrk"))
-    return {"read": large.nbytes / seconds, "read by": how, "syrk": syrk, **rates}
+    X = np.random.default_rng(0).standard_normal((200 if quick else 2_000,) * 2)
+    ways, flops = updates(quick)
+    times = interleaved({"dgemm": lambda: X @ X, **ways}, rounds, least=0.02)
+    work = {"dgemm": 2 * X.shape[0] ** 3, **dict.fromkeys(ways, flops)}
+    rates = {name: work[name] / statistics.median(times[name]) for name in times}
+    return {"read": large.nbytes / seconds, "read by": how, "syrk": max(rates[name] for name in ways), **rates}
 
 
 def lines(found):

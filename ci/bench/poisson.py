@@ -17,7 +17,7 @@ from tasks import BY_HAND
 
 import xpreg
 
-ITERATIONS = {"newton-cholesky": 100, "lbfgs": 300}
+ITERATIONS = {"newton-cholesky": 100, "lbfgs": 150}
 """Limits, since these cannot be stopped by the clock."""
 
 

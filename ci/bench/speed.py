@@ -12,7 +12,6 @@ results/speed-DATE.txt, the numbers as speed-DATE.json, and, where matplotlib is
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import importlib.metadata
 import json
@@ -21,7 +20,6 @@ import pathlib
 import statistics
 import sys
 import time
-import warnings
 
 # Several pools of threads share the cores here. Where those of OpenMP wait busily, all others wait for them: on a busy
 # machine PyTorch and scikit-learn then take up to 40 times longer. To be set before they are loaded.
@@ -32,10 +30,9 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 import ceilings  # noqa: E402
-import counting  # noqa: E402
 import derivatives  # noqa: E402
-import poisson  # noqa: E402
 import solver_peers  # noqa: E402
+import solves  # noqa: E402
 import summary  # noqa: E402
 from common import RESULTS, interleaved, machine, median_ratio, save  # noqa: E402
 from tasks import KINDS, make_task  # noqa: E402
@@ -44,25 +41,14 @@ import xpreg  # noqa: E402
 
 SIZES = [(200_000, 100), (1_000_000, 64), (100_000, 500), (20_000, 2000)]
 SMALL = (20_000, 50)
-ALL_SIZES = "condition 1e2"
-"""The kind that is solved at every size, and against scikit-learn."""
-
 ONE_SIZE = {"mild": 0, "condition 1e6": 2, "heavy tails": 0, "saturated start": 0}
 """The other kinds and the size, as an index, that they are solved at."""
-
-HARD_SLOWER = 4.0
-"""At these the peers get so many times our time, to save some."""
 
 SCALING = [1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000]
 SCALING_COLUMNS = 64
 
 LEAST = 0.02
 """A measurement takes at least so many seconds."""
-
-SOLVER_HEADER = f"{'method':<28}{'seconds':>9}{'/ auto':>9}{'iterations':>12}{'gradient':>11}{'runs':>6}"
-
-WORTH_REPEATING = 2.0
-"""Solvers up to so many times slower than ours run in every round, the others once."""
 
 
 class Bench:
@@ -92,16 +78,21 @@ class Bench:
         for n, d in self.options.sizes:
             self.derivatives(make_task(n, d, "mild"))
 
-    def derivatives(self, task):
+    def derivatives(self, task, part="derivatives"):
         """Time every library's derivatives at one point, against a read of A or the flops of a symmetric update."""
         rng = np.random.default_rng(1)
         x, v = rng.standard_normal(task.d), rng.standard_normal(task.d)
         found, notes = derivatives.functions(task, x, v, self.options.hessian_limit)
         flat = {(operation, label): f for operation in found for label, f in found[operation].items()}
         flat |= {("read", label): f for label, f in ceilings.reads(task.A).items()}
+        updates, flops = ceilings.updates(self.options.quick)
+        flat |= {("syrk", label): f for label, f in updates.items()}
         seconds = interleaved(flat, self.options.rounds, least=LEAST, budget=self.options.budget)
-        read, how = ceilings.best({label: s for (kind, label), s in seconds.items() if kind == "read"})
-        syrk = task.n * task.d**2 / self.ceilings["syrk"]
+        (read, how), (syrk, _) = (
+            ceilings.best({label: times for (kind, label), times in seconds.items() if kind == ceiling})
+            for ceiling in ("read", "syrk")
+        )
+        syrk *= task.n * task.d**2 / flops
         rows, numbers = [], {"read": read, "syrk floor": syrk}
         for operation in derivatives.OPERATIONS:
             ideal, own = (syrk if operation == "hess" else read), seconds[operation, "xpreg"]
@@ -115,7 +106,7 @@ class Bench:
                     f"{operation:<16}{label:<26}{1e3 * median:>11.3f}{median / ideal:>9.2f}{ratio:>12.3f}"
                     f"{len(times):>8}"
                 )
-        self.numbers.setdefault("derivatives", {})[f"{task.n}x{task.d}"] = numbers
+        self.numbers.setdefault(part, {})[f"{task.n}x{task.d}"] = numbers
         self.table(
             f"Derivatives, n = {task.n:,}, d = {task.d}: one read of A {1e3 * read:.2f} ms ({how}), "
             f"syrk floor {1e3 * syrk:.2f} ms",
@@ -129,142 +120,18 @@ class Bench:
     def solve_tasks(self):
         sizes = self.options.sizes
         for kind in self.options.kinds:
-            chosen = sizes if kind == ALL_SIZES else [sizes[min(ONE_SIZE[kind], len(sizes) - 1)]]
+            chosen = sizes if kind == solves.ALL_SIZES else [sizes[min(ONE_SIZE[kind], len(sizes) - 1)]]
             yield from (make_task(n, d, kind) for n, d in chosen)
 
     def part_c_d(self):
         for task in self.solve_tasks():
             if "C" in self.options.part:
-                self.solves(task)
-                if task.kind == ALL_SIZES:
-                    self.kullback_leibler(task)
+                solves.solves(self, task)
+                if task.kind == solves.ALL_SIZES:
+                    solves.kullback_leibler(self, task)
             if "D" in self.options.part:
-                self.floor(task)
+                solves.own_floor(self, task)
             gc.collect()
-
-    def solves(self, task):
-        """Run every solver until it is there, or the time is up; the slow ones once."""
-        solvers, notes = solver_peers.solvers()
-        ours = "xpreg auto"
-        runs = {label: [] for label in solvers}
-        slower = self.options.slower if task.kind == ALL_SIZES else min(self.options.slower, HARD_SLOWER)
-        self.rehearse(solvers, task)
-        for turn in range(self.options.solve_rounds):
-            for label, prepare in solvers.items():
-                limit = self.options.cap
-                if label != ours:
-                    own = runs[ours][0]["seconds"]
-                    limit = min(limit, max(slower * own, self.options.least_cap))
-                    if turn and runs[label][0]["seconds"] > WORTH_REPEATING * own:
-                        continue
-                runs[label].append(self.run(prepare, task, limit))
-        rows, numbers = [], {}
-        loss, own = runs[ours][0]["loss"], [run["seconds"] for run in runs[ours]]
-        for label, found in runs.items():
-            last = found[-1]
-            seconds = [run["seconds"] for run in found]
-            numbers[label] = {**last, "seconds": statistics.median(seconds), "rounds": len(found)}
-            numbers[label]["this / xpreg auto"] = median_ratio(seconds, own)
-            remark = "" if last["converged"] else f"not converged ({last['why']})"
-            if last["converged"] and abs(last["loss"] - loss) > 1e-6 * loss:
-                remark = f"zero gradient elsewhere: loss {last['loss']:.3e} against {loss:.3e}"
-            numbers[label]["solved"] = last["converged"] and last["loss"] <= loss * (1 + 1e-6)
-            rows.append(solver_row(label, seconds, own, last["iterations"], last["gradient"]) + remark)
-        self.numbers.setdefault("solves", {})[task.name] = numbers
-        self.table(
-            f"Solve to |g| <= {solver_peers.TOL:g} |g(x0)|, n = {task.n:,}, d = {task.d}, {task.kind}",
-            SOLVER_HEADER,
-            rows,
-            notes,
-        )
-
-    def kullback_leibler(self, task):
-        """The loss that scikit-learn can express."""
-        title = f"Kullback-Leibler loss, n = {task.n:,}, d = {task.d}, {task.kind}"
-        try:
-            found = poisson.compare(task, self.options.solve_rounds)
-        except ImportError:
-            self.table(title, "scikit-learn: not installed", [])
-            return
-        self.numbers.setdefault("kullback-leibler", {})[task.name] = found
-        own = found["xpreg auto"]["seconds"]
-        self.table(
-            title,
-            SOLVER_HEADER,
-            [
-                solver_row(label, q["seconds"], own, q["iterations"], q["gradient"])
-                + ("" if q["gradient"] <= 1.01 * solver_peers.TOL else "not converged")
-                for label, q in found.items()
-            ],
-            ["PoissonRegressor(alpha=0) with an intercept has this loss; no model of scikit-learn has the squared one"],
-        )
-
-    def rehearse(self, solvers, task):
-        """Take the first steps of every solver once per size: imports, compilation, memory."""
-        for label, prepare in solvers.items():
-            if (label, task.A.shape) not in self.rehearsed:
-                self.rehearsed.add((label, task.A.shape))
-                watch = solver_peers.Watch(task, solver_peers.REHEARSAL_SECONDS, solver_peers.REHEARSAL)
-                with contextlib.suppress(solver_peers.Stop):
-                    prepare(task, watch)()
-
-    def run(self, prepare, task, limit):
-        """Run one solver once; its final gradient is taken by NumPy."""
-        watch = solver_peers.Watch(task, limit)
-        solve = prepare(task, watch)
-        why = "stopped by itself"
-        watch.started = time.perf_counter()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # overflow on the way: what counts is the final gradient
-            try:
-                solve()
-            except solver_peers.Stop:
-                why = f"stopped at {limit:.3g} s"
-            except (ArithmeticError, ValueError) as error:  # of peers that go on with a NaN
-                why = f"failed: {error}"
-        seconds = time.perf_counter() - watch.started
-        value, g = derivatives.BY_HAND.value_and_grad(task.A, task.b, np.asarray(watch.x))
-        gradient = float(np.abs(g).max()) / task.start_gradient
-        return {
-            "seconds": seconds,
-            "iterations": watch.iterations,
-            "gradient": gradient,
-            "loss": float(value),
-            "converged": gradient <= 1.01 * solver_peers.TOL,
-            "why": why,
-        }
-
-    def floor(self, task):
-        """Time a solve, a Hessian and a read in turns, and compare with what the solve has counted."""
-        result, counts = counting.count(task, tol=solver_peers.TOL)
-        rounds = self.options.solve_rounds
-        problems = [xpreg.SoftmaxRegression(task.A, task.b) for _ in range(rounds)]  # they keep what they work out
-        fresh, point = iter(problems), problems[0].at(task.x0)
-        seconds = interleaved(
-            {
-                "solve": lambda: xpreg.minimize(next(fresh), task.x0, tol=solver_peers.TOL),
-                "gram": point.hess,
-                **ceilings.reads(task.A),
-            },
-            rounds,
-        )
-        solve, gram = (statistics.median(seconds.pop(name)) for name in ("solve", "gram"))
-        read, _ = ceilings.best(seconds)
-        floor = counts.grams * gram + counts.passes * read
-        ideal = counts.grams * task.n * task.d**2 / self.ceilings["syrk"] + counts.passes * read
-        self.numbers.setdefault("floors", {})[task.name] = {
-            "seconds": solve, "floor": floor, "syrk floor": ideal, "gram": gram, "read": read,
-            "grams": counts.grams, "passes": counts.passes, "iterations": result.nit,
-        }  # fmt: skip
-        self.table(
-            f"xpreg auto against its own floor, n = {task.n:,}, d = {task.d}, {task.kind}",
-            f"{'seconds':>10}{'floor':>10}{'/ floor':>10}{'/ syrk floor':>14}{'Grams':>8}{'passes':>8}"
-            f"{'iterations':>12}",
-            [
-                f"{solve:>10.3f}{floor:>10.3f}{solve / floor:>10.2f}{solve / ideal:>14.2f}{counts.grams:>8.2f}"
-                f"{counts.passes:>8.1f}{result.nit:>12}"
-            ],
-        )
 
     # -- E: cost against n -----------------------------------------------------------------------
 
@@ -293,13 +160,6 @@ class Bench:
         self.table(
             f"Cost against n, d = {d}: nanoseconds per row", f"{'n':>9}" + "".join(f"{q:>16}" for q in seconds), rows
         )
-
-
-def solver_row(label, seconds, own, iterations, gradient):
-    return (
-        f"{label:<28}{statistics.median(seconds):>9.3f}{median_ratio(seconds, own):>9.2f}{iterations:>12}"
-        f"{gradient:>11.1e}{len(seconds):>6}   "
-    )
 
 
 def versions():
@@ -362,8 +222,8 @@ def main():
         bench.part_e()
     if "F" in options.part:
         task = make_task(*options.small, "mild")
-        bench.derivatives(task)
-        bench.solves(task)
+        bench.derivatives(task, "small derivatives")  # no part of the summary and the picture
+        solves.solves(bench, task)
     bench.say("", *summary.lines(bench.numbers))
     options.out.mkdir(parents=True, exist_ok=True)
     path = save("speed" + "-quick" * options.quick, bench.lines, options.out)
