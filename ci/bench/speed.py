@@ -161,6 +161,34 @@ class Bench:
             f"Cost against n, d = {d}: nanoseconds per row", f"{'n':>9}" + "".join(f"{q:>16}" for q in seconds), rows
         )
 
+    # -- all of it -------------------------------------------------------------------------------
+
+    def measure(self):
+        part = self.options.part
+        if "A" in part:
+            self.part_a()
+        if "B" in part:
+            self.part_b()
+        if {"C", "D"} & set(part):
+            self.part_c_d()
+        if "E" in part:
+            self.part_e()
+        if "F" in part:
+            task = make_task(*self.options.small, "mild")
+            self.derivatives(task, "small derivatives")  # no part of the summary and the picture
+            solves.solves(self, task)
+
+    def finish(self):
+        """Add the summary, and write tables, numbers and the picture."""
+        self.say("", *summary.lines(self.numbers))
+        self.options.out.mkdir(parents=True, exist_ok=True)
+        path = save("speed" + "-quick" * self.options.quick, self.lines, self.options.out)
+        path.with_suffix(".json").write_text(json.dumps(self.numbers, indent=1) + "\n")
+        try:
+            importlib.import_module("figures").draw(self.numbers, path.with_name(f"{path.stem[:-11]}.png"))
+        except ImportError:
+            print("no picture: matplotlib is not installed")
+
 
 def versions():
     """Versions of the peers, and a word for those that are missing."""
@@ -212,26 +240,10 @@ def main():
         "--quick: nothing here is a measurement" if options.quick else "",
         "peers: " + ", ".join(f"{name} {version}" for name, version in bench.numbers["versions"].items()),
     )
-    if "A" in options.part:
-        bench.part_a()
-    if "B" in options.part:
-        bench.part_b()
-    if {"C", "D"} & set(options.part):
-        bench.part_c_d()
-    if "E" in options.part:
-        bench.part_e()
-    if "F" in options.part:
-        task = make_task(*options.small, "mild")
-        bench.derivatives(task, "small derivatives")  # no part of the summary and the picture
-        solves.solves(bench, task)
-    bench.say("", *summary.lines(bench.numbers))
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = save("speed" + "-quick" * options.quick, bench.lines, options.out)
-    path.with_suffix(".json").write_text(json.dumps(bench.numbers, indent=1) + "\n")
     try:
-        importlib.import_module("figures").draw(bench.numbers, options.out / f"{path.stem[:-11]}.png")
-    except ImportError:
-        print("no picture: matplotlib is not installed")
+        bench.measure()
+    finally:  # an interrupted run keeps what it has
+        bench.finish()
 
 
 if __name__ == "__main__":
