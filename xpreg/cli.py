@@ -47,7 +47,7 @@ def exit_code(run: Callable[[], int | None]) -> int:
         print(f"xpreg: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
-        print("xpreg: interrupted; nothing was written", file=sys.stderr)
+        print("xpreg: interrupted; no result was written", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone, as in `xpreg solve ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -80,6 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     solve.add_argument("--out", metavar="RESULT.npz", type=Path, help="write the result there")
     solve.add_argument("--plot", metavar="PLOT.png", type=Path, help="write a convergence plot there")
     solve.add_argument("--certify", action="store_true", help="evaluate the theorems' conditions at the solution")
+    solve.add_argument("--checkpoint", metavar="RUN.npz", type=Path, help="keep the run there after every iteration")
+    solve.add_argument("--resume", action="store_true", help="go on from --checkpoint")
     solve.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
     solve.set_defaults(run=_solve)
 
@@ -95,11 +97,12 @@ def _solve(options: argparse.Namespace) -> int:
         print(f"xpreg: not used from {options.data}: {', '.join(unused)}", file=sys.stderr)
     started = time.perf_counter()
     limits = {"method": options.method, "tol": options.tol, "maxiter": options.maxiter, "certify": options.certify}
+    keep = {"checkpoint": options.checkpoint, "resume": options.resume}
     if sys.stderr.isatty() and not options.quiet:
         with ProgressBar(tol=options.tol, leave=False) as bar:
-            result = minimize(problem, x0, callback=bar, **limits)
+            result = minimize(problem, x0, callback=bar, **limits, **keep)
     else:
-        result = minimize(problem, x0, **limits)
+        result = minimize(problem, x0, **limits, **keep)
     seconds = time.perf_counter() - started
     if options.out:
         io.save_result(options.out, result, loss=options.loss, seconds=seconds, **limits)
@@ -114,12 +117,13 @@ def _solve(options: argparse.Namespace) -> int:
 
 def _check_outputs(options: argparse.Namespace) -> None:
     """Find out before the work whether its results can be written."""
-    for path in filter(None, (options.out, options.plot)):
+    outputs = {f"--{name}": getattr(options, name) for name in ("out", "plot", "checkpoint") if getattr(options, name)}
+    names = dict.fromkeys([options.data.resolve()], "the input")
+    for name, path in outputs.items():
         io.check_writable(path)
-        if path.resolve() == options.data.resolve():
-            raise XpregError(f"{path} is the input: give the output another name.")
-    if options.out and options.plot and options.out.resolve() == options.plot.resolve():
-        raise XpregError(f"--out and --plot are both {options.out}: give them different names.")
+        if other := names.get(path.resolve()):
+            raise XpregError(f"{name} is {path}, which is {other}: give them different names.")
+        names[path.resolve()] = f"{name} too"
     if options.plot:
         plotting.require_matplotlib()
         if options.plot.suffix.lower() not in (".png", ".pdf", ".svg"):

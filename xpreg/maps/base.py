@@ -34,6 +34,11 @@ class Chain(abc.ABC):
     def inner(self) -> Map:
         """The linear map x -> y."""
 
+    @property
+    def matrices(self) -> tuple[Map, ...]:
+        """The linear maps with the matrices of the user, the first one first."""
+        return (self.inner,)
+
     @abc.abstractmethod
     def outer(self, y: Array) -> Array:
         """Return z for y."""

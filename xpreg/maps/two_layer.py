@@ -47,6 +47,10 @@ class TwoLayer(Chain):
     def inner(self) -> DenseRows:
         return self.A1
 
+    @property
+    def matrices(self) -> tuple[Map, ...]:
+        return (self.A1, self.A2)
+
     def to_device(self, device: str | None) -> TwoLayer:
         return TwoLayer(B.to_device(self.A1.A, device), B.to_device(self.A2.A, device), self.smoothing)
 

@@ -75,6 +75,7 @@ class ApproximateNewton(NewtonCG):
     """
 
     name: ClassVar[str] = "approximate-newton"
+    counters: ClassVar[tuple[str, ...]] = ("draws", "kept")
     forcing: ClassVar[float] = 0.1
 
     def __init__(

@@ -37,9 +37,14 @@ class Direction:
 
 
 class Method(abc.ABC):
-    """A way to find directions. ``state`` holds (k, ...) arrays, which the loop thins out with the stack."""
+    """A way to find directions.
+
+    ``state`` holds (k, ...) arrays, which the loop thins out with the stack. Together with the plain numbers in the
+    attributes named in ``counters`` it is all that directions may depend on beside the point: what a checkpoint keeps.
+    """
 
     name: ClassVar[str]
+    counters: ClassVar[tuple[str, ...]] = ()
     tol: float = 0.0
     """The relative gradient that a run asks for: no step need be more exact."""
 

@@ -19,6 +19,7 @@ from ..result import IterationRecord, Result, Status
 from .approximate_newton import ApproximateNewton
 from .auto import Auto
 from .base import Method
+from .checkpoint import RunCheckpoint
 from .gradient_descent import GradientDescent
 from .loop import Counts, Finished, Loop
 from .newton import Newton
@@ -49,6 +50,9 @@ def minimize(
     maxiter: int = 100,
     callback: Callable[[IterationRecord], Any] | None = None,
     certify: bool = False,
+    checkpoint: Any = None,
+    checkpoint_every: int = 1,
+    resume: bool = False,
     **options: Any,
 ) -> Result:
     """Minimise a problem, or every problem of a stack.
@@ -66,6 +70,10 @@ def minimize(
     maxiter : iteration limit (for each part of a large stack)
     callback : called with an `IterationRecord` after every iteration; raising StopIteration ends the run
     certify : True evaluates the theorems' conditions at the solution, `Result.certificate`; about two Newton steps more
+    checkpoint : path of a file that keeps the run; replaced atomically
+    checkpoint_every : iterations between two saves
+    resume : go on from the checkpoint. The result is that of an uninterrupted run, bit for bit on the same machine;
+        maxiter may differ
     **options : of the method, see `xpreg.solvers.METHODS`
 
     Returns
@@ -78,7 +86,7 @@ def minimize(
     Raises
     ------
     InvalidArgumentError
-        An unknown method or option, a bad tol, maxiter or x0.
+        An unknown method or option, a bad tol, maxiter or x0; a checkpoint that is missing, damaged or of another run.
     DomainError
         The loss is not defined at x0.
 
@@ -98,39 +106,54 @@ def minimize(
         raise InvalidArgumentError(f"callback is a {type(callback).__name__}, but a function of a record is needed.")
     solver = _make_method(method, options)
     _check_limits(tol, maxiter)
+    _check_checkpoint(checkpoint, checkpoint_every, resume)
     with B.using(device):
         problem, x0 = problem.to_device(device), B.to_device(x0, device)
-        result = _minimize(problem, x0, solver, float(tol), maxiter, callback)
+        problem, x = _start(problem, x0)
+        keeper = None
+        if checkpoint is not None:
+            facts = {"method": method, "options": sorted(options.items()), "tol": float(tol)}
+            keeper = RunCheckpoint(checkpoint, checkpoint_every, problem, x, facts, maxiter)
+        result = _minimize(problem, x, solver, float(tol), maxiter, callback, keeper, resume)
         if not certify:
             return result
         certificate = evaluation.certify(problem, result.x, history=result.history, method=solver)
         return dataclasses.replace(result, certificate=certificate)
 
 
+def _start(problem: Problem, x0: Array | None) -> tuple[Problem, Array]:
+    """Return the stack of problems and where each begins, (k, d)."""
+    if x0 is None:
+        return problem, problem.default_start()
+    x0 = problem.check_x(x0, "x0")
+    shape = problem.stack_shape(x0)
+    return problem.stacked(shape), flatten(x0, shape)
+
+
 def _minimize(
     problem: Problem,
-    x0: Array | None,
+    x: Array,
     solver: Method,
     tol: float,
     maxiter: int,
     callback: Callable[[IterationRecord], Any] | None,
+    keeper: RunCheckpoint | None,
+    resume: bool,
 ) -> Result:
-    if x0 is None:
-        x = problem.default_start()
-    else:
-        x0 = problem.check_x(x0, "x0")
-        shape = problem.stack_shape(x0)
-        problem, x = problem.stacked(shape), flatten(x0, shape)
-
     counts = Counts()
     history: list[IterationRecord] = []
-    stopped = False
+    finished: list[Finished] = []
+    first, stopped = 0, False
+    if keeper is not None and resume:
+        first, finished, history = keeper.load()
 
     def notify(record: IterationRecord) -> None:
         nonlocal stopped
         history.append(record)
         if stopped:
             raise StopIteration
+        if keeper is not None:
+            keeper.save(loop, finished, history)
         if callback is not None:
             try:
                 callback(record)
@@ -138,12 +161,13 @@ def _minimize(
                 stopped = True
                 raise
 
-    finished: list[Finished] = []
     size = _part_size(problem)
-    for start in range(0, problem.size, size):
+    for start in range(first, problem.size, size):
         stop = min(start + size, problem.size)
         part = problem if size >= problem.size else problem.slice(start, stop)
         loop = Loop(part, x[start:stop, :], solver, tol, counts, (start, stop))
+        if keeper is not None:
+            keeper.restore(loop, history)
         done = loop.run(maxiter, notify)
         for one in done:
             one.ids += start
@@ -253,3 +277,10 @@ def _check_limits(tol: float, maxiter: int) -> None:
         raise InvalidArgumentError(f"tol is {tol!r}, but a number >= 0 is needed.")
     if not isinstance(maxiter, numbers.Integral) or maxiter < 0:
         raise InvalidArgumentError(f"maxiter is {maxiter!r}, but an integer >= 0 is needed.")
+
+
+def _check_checkpoint(checkpoint: Any, every: Any, resume: bool) -> None:
+    if not isinstance(every, numbers.Integral) or every < 1:
+        raise InvalidArgumentError(f"checkpoint_every is {every!r}, but an integer >= 1 is needed.")
+    if resume and checkpoint is None:
+        raise InvalidArgumentError("resume is True, but checkpoint is None: pass the path to go on from.")

@@ -98,7 +98,7 @@ class Loop:
         self.stalled, self.lost, self.suspect, self.convex, self.small = (self.finished.copy() for _ in range(5))
         self.running = ~self.finished
         self.largest_change = min(max(tol**0.5, SMALL_CHANGE[0]), SMALL_CHANGE[1])
-        self.resumed = 0
+        self.nit, self.resumed = -1, 0
         self.done: list[Finished] = []
         counts.nfev, counts.ngev = counts.nfev + 1, counts.ngev + 1
 
@@ -106,21 +106,30 @@ class Loop:
         """Iterate until every problem has finished, or ``maxiter``, or ``notify`` raises StopIteration."""
         ending = Status.MAXITER
         try:
-            notify(self.record(0, float("nan"), "start"))
-            for nit in range(1, maxiter + 1):
+            if self.nit < 0:
+                self.nit = 0
+                notify(self.record(float("nan"), "start"))
+            elif self.settle():  # of a checkpoint
+                return self.done
+            while self.nit < maxiter:
                 with quiet():
                     step, label = self.iterate()
-                notify(self.record(nit, step, label))
-                if self.finished.sum() >= max(1, THIN_OUT * len(self.ids)):
-                    with quiet():
-                        self.retire()
-                if len(self.ids) == 0:
+                self.nit += 1
+                notify(self.record(step, label))
+                if self.settle():
                     return self.done
         except StopIteration:
             ending = Status.STOPPED
         with quiet():
             self.retire(ending)
         return self.done
+
+    def settle(self) -> bool:
+        """Take finished problems out of the stack when there are enough of them; return whether none is left."""
+        if self.finished.sum() >= max(1, THIN_OUT * len(self.ids)):
+            with quiet():
+                self.retire()
+        return len(self.ids) == 0
 
     def iterate(self) -> tuple[float, str]:
         """Take one step with every running problem; return the smallest accepted step length and the label."""
@@ -253,9 +262,9 @@ class Loop:
             self.reach = xp.take(self.reach, index, axis=0)
             self.method.thin(index)
 
-    def record(self, nit: int, step: float, label: str) -> IterationRecord:
+    def record(self, step: float, label: str) -> IterationRecord:
         return IterationRecord(
-            nit=nit,
+            nit=self.nit,
             fun=float(self.f[self.running].max()),
             grad_norm=float(self.gmax[self.running].max()),
             step=step,

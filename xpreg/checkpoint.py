@@ -1,0 +1,66 @@
+"""Checkpoints of a run: one .npz file without pickles, replaced atomically."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from . import backend as B
+from . import io
+from .errors import InvalidArgumentError
+
+
+class Checkpoint:
+    """Where a run is kept, and what it must agree with.
+
+    Parameters
+    ----------
+    path : of the file; its folder must exist
+    identity : plain facts that tell one run from another
+    of : the function whose runs these are, for messages
+    same : what must be passed again to go on, for messages
+    """
+
+    def __init__(self, path: Any, identity: dict[str, Any], of: str, same: str) -> None:
+        self.path = pathlib.Path(path)
+        self.identity = json.loads(json.dumps(identity))
+        self.of, self.same = of, same
+        io.check_writable(self.path)
+
+    def write(self, meta: dict[str, Any], arrays: dict[str, Any]) -> None:
+        """Replace the file. Whoever reads it sees the old or the new one, never a part."""
+        host: dict[str, Any] = {name: B.to_host(v) for name, v in arrays.items()}
+        order = {name: np.argsort([-step for step in v.strides], kind="stable").tolist() for name, v in host.items()}
+        host = {name: v.transpose(order[name]) for name, v in host.items()}
+        host["meta"] = np.array(json.dumps(meta | {"identity": self.identity, "order": order}))
+        with io.atomic_path(self.path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **host)
+
+    def read(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return the plain facts and the arrays, on the host, with the memory layout that they had.
+
+        Raises
+        ------
+        InvalidArgumentError
+            The file is missing, is no checkpoint, or belongs to another run.
+        """
+        arrays = io.load_arrays(self.path)
+        try:
+            meta = json.loads(str(arrays.pop("meta")))
+            identity, order = dict(meta["identity"]), dict(meta["order"])
+        except (KeyError, ValueError, TypeError) as error:
+            raise InvalidArgumentError(f"{self.path} is no checkpoint of {self.of}: it has no {error}.") from error
+        different = sorted(k for k, v in self.identity.items() if identity.get(k) != v)
+        if different:
+            raise self.foreign(", ".join(different))
+        return meta, {name: v.transpose(np.argsort(order[name])) for name, v in arrays.items()}
+
+    def foreign(self, different: str) -> InvalidArgumentError:
+        """Return the error that the file belongs to another run."""
+        return InvalidArgumentError(
+            f"checkpoint {str(self.path)!r} belongs to another run: {different} differ(s). "
+            f"Pass the same {self.same} (maxiter may grow), or resume=False."
+        )

@@ -1,0 +1,148 @@
+"""Checkpoints of minimize: everything that the next iteration depends on, so that a resumed run repeats its bits."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from typing import Any
+
+from .. import backend as B
+from .. import checkpoint
+from ..backend import Array, namespace
+from ..errors import InvalidArgumentError
+from ..problem import Problem
+from ..result import IterationRecord, Status
+from .loop import HOST_ARRAYS, Finished, Loop
+
+DONE = [field.name for field in dataclasses.fields(Finished)]
+
+
+class RunCheckpoint(checkpoint.Checkpoint):
+    """Where a run is kept. It belongs to one problem, start, method, options and tol.
+
+    b, weights and the start must agree bit for bit. Of the matrices one combination of the rows, A^T v for a fixed v,
+    must agree up to rounding: so a run may go on with another BLAS, or on another device, though not with the same
+    bits.
+
+    Parameters
+    ----------
+    path : of the file
+    every : iterations between two saves
+    problem, x : the stack, and its start (k, d)
+    options : plain facts that tell one run from another
+    maxiter : of this run
+    """
+
+    def __init__(self, path: Any, every: int, problem: Problem, x: Array, options: dict[str, Any], maxiter: int):
+        facts = {
+            "problem": [type(problem).__name__, problem.head.name, getattr(problem.rows, "smoothing", 0.0)],
+            "sizes": [problem.n, problem.d, *problem.shape],
+            "data": _hash(problem.b, x, problem.w2),
+        }
+        super().__init__(path, {k: repr(v) for k, v in (facts | options).items()}, "xpreg.minimize", SAME)
+        self.every, self.maxiter = every, maxiter
+        self.sums = {f"sum_{i}": combination(rows) for i, rows in enumerate(problem.rows.matrices)}
+        self.saved: tuple[dict[str, Any], dict[str, Any]] | None = None
+
+    def save(self, loop: Loop, finished: list[Finished], history: list[IterationRecord]) -> None:
+        """Keep the state after an iteration, before the finished problems are taken out of the stack."""
+        if history[-1].nit % self.every:
+            return
+        arrays = {"x": loop.point.x, "y": loop.point.y, "reach": loop.reach}
+        arrays |= {f"loop_{name}": getattr(loop, name) for name in HOST_ARRAYS}
+        arrays |= {f"method_{name}": value for name, value in loop.method.state.items()}
+        arrays |= _pack("finished", finished) | _pack("done", loop.done)
+        counts = {name: getattr(loop.counts, name) for name in ("nfev", "ngev", "nhev")}
+        meta = {
+            "part": loop.part[0],
+            "nit": loop.nit,
+            "resumed": loop.resumed,
+            "maxiter": self.maxiter,
+            "counts": counts,
+            "method": {name: getattr(loop.method, name) for name in loop.method.counters},
+            "history": [dataclasses.asdict(record) for record in history],
+        }
+        self.write(meta, arrays | {name: value for name, (value, _) in self.sums.items()})
+
+    def load(self) -> tuple[int, list[Finished], list[IterationRecord]]:
+        """Read the file; return the part of the stack to go on with, what was finished before it, and the history.
+
+        Raises
+        ------
+        InvalidArgumentError
+            The file is missing, is no checkpoint, or belongs to another run.
+        """
+        meta, arrays = self.read()
+        for name, (value, size) in self.sums.items():
+            if not (abs(arrays[name] - B.to_numpy(value)) <= B.to_numpy(size)).all():
+                raise self.foreign("A")
+        like = next(iter(self.sums.values()))[0]
+        finished = _unpack("finished", arrays, like)
+        ended = any(int(Status.MAXITER) in one.status for one in finished)
+        if ended and meta["maxiter"] != self.maxiter:
+            raise InvalidArgumentError(
+                f"maxiter is {self.maxiter}, but parts of the stack in checkpoint {str(self.path)!r} have ended at "
+                f"{meta['maxiter']}: pass that, or resume=False."
+            )
+        self.saved = meta, arrays
+        history = [IterationRecord(**row | {"problems": tuple(row["problems"])}) for row in meta["history"]]
+        return meta["part"], finished, history
+
+    def restore(self, loop: Loop, history: list[IterationRecord]) -> None:
+        """Bring a loop to the state that was read; once, for the part of the stack that was being worked on."""
+        if self.saved is None:
+            return
+        (meta, arrays), self.saved = self.saved, None
+        like = loop.point.x
+        for name in HOST_ARRAYS:
+            setattr(loop, name, arrays[f"loop_{name}"])
+        problem = loop.point.problem
+        if len(loop.ids) < problem.size:
+            problem = problem.take(B.new(loop.ids, like, dtype=namespace(like).int64))
+        loop.point = problem.point(B.new(arrays["x"], like), B.new(arrays["y"], like))
+        B.read(loop.point.values, namespace(like).sum(loop.point.least_grads, axis=-1))  # as the search left them
+        loop.reach = B.new(arrays["reach"], like)
+        loop.nit, loop.resumed, loop.done = meta["nit"], meta["resumed"], _unpack("done", arrays, like)
+        state = {name: value for name, value in arrays.items() if name.startswith("method_")}
+        loop.method.state = {name.removeprefix("method_"): B.new(value, like) for name, value in state.items()}
+        for name, value in meta["method"].items():
+            setattr(loop.method, name, value)
+        for name, value in meta["counts"].items():
+            setattr(loop.counts, name, value)
+        loop.counts.started = time.perf_counter() - history[-1].seconds
+
+
+SAME = "problem, start, method, options and tol"
+
+
+def combination(rows: Any) -> tuple[Array, Array]:
+    """Return A^T v (d,) for a fixed random v, and how far rounding may change it."""
+    v = B.random_normal((1, rows.n), 0, rows.like)
+    xp = namespace(v)
+    slack = float(xp.finfo(v.dtype).eps) ** 0.75 * xp.linalg.vector_norm(v)
+    return rows.adjoint(v)[0, :], slack * rows.column_norms
+
+
+def _hash(*arrays: Array | None) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        host = None if array is None else B.to_numpy(array)
+        digest.update(b"none" if host is None else f"{host.dtype} {host.shape}".encode() + host.tobytes())
+    return digest.hexdigest()
+
+
+def _pack(group: str, parts: list[Finished]) -> dict[str, Any]:
+    """Return the arrays of some finished problems by name, one after the other; nothing for none."""
+    arrays: dict[str, Any] = {}
+    for i, part in enumerate(parts):
+        arrays |= {f"{group}_{i}_{name}": getattr(part, name) for name in DONE}
+    return arrays
+
+
+def _unpack(group: str, arrays: dict[str, Any], like: Array) -> list[Finished]:
+    parts: list[Finished] = []
+    while f"{group}_{len(parts)}_x" in arrays:
+        values = {name: arrays[f"{group}_{len(parts)}_{name}"] for name in DONE}
+        parts.append(Finished(**values | {name: B.new(values[name], like) for name in ("x", "grad")}))
+    return parts
