@@ -1,8 +1,11 @@
 """CSR rows give what the same rows give as a dense array, in the memory that they take."""
 
+import sys
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from support import fakecupyx, fakegpu
 from support.problems import data
 from test_memory import peak_of
 
@@ -271,3 +274,62 @@ def test_parts_that_are_no_csr_matrix_are_refused(tmp_path, capsys, change):
     np.savez(tmp_path / "data.npz", b=np.ones(3) / 3, **(parts(sp.csr_array(np.eye(3))) | change))
     assert main(["solve", str(tmp_path / "data.npz"), "--loss", "softmax"]) == 2
     assert "are no CSR matrix" in capsys.readouterr().err
+
+
+# -- cupyx, through a stand-in --------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_gpu(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupyx.scipy.sparse", fakecupyx)
+    return lambda values: fakegpu.xp.asarray(np.asarray(values))
+
+
+@pytest.mark.parametrize("loss", ["softmax", "resnet-softmax", "exp"])
+@pytest.mark.parametrize("k", [None, 3])
+def test_cupyx_rows_give_what_dense_rows_give_and_stay_on_the_device(rng, on_gpu, loss, k):
+    sparse, dense, x = both(loss, rng, k=k, weights=0.1)
+    problem = LOSSES[loss](fakecupyx.csr_matrix.of(sparse.rows.A), on_gpu(sparse.b), weights=0.1)
+    v = rng.standard_normal(x.shape)
+    at, want = problem.at(on_gpu(x)), dense.at(x)
+    for here, there in (
+        (at.value, want.value),
+        (at.grad, want.grad),
+        (at.hess(), want.hess()),
+        (at.hvp(on_gpu(v)), want.hvp(v)),
+        (at.predict(), want.predict()),
+    ):
+        assert isinstance(here, fakegpu.Array)
+        assert_equal(here._a, there)
+
+
+@pytest.mark.parametrize("method", SOLVERS)
+def test_cupyx_problems_are_solved(rng, on_gpu, method):
+    sparse, dense, _ = both("softmax", rng, n=300, weights=0.05)
+    problem = xpreg.SoftmaxRegression(fakecupyx.csr_matrix.of(sparse.rows.A), on_gpu(sparse.b), weights=0.05)
+    got, want = (xpreg.minimize(p, method=method, maxiter=500, tol=1e-7) for p in (problem, dense))
+    assert got.success, got.message
+    assert isinstance(got.x, fakegpu.Array)
+    np.testing.assert_allclose(got.x._a, want.x, atol=1e-6)
+
+
+def test_a_cupyx_matrix_is_checked_and_not_changed(rng, on_gpu):
+    host = sp.csr_array((np.array([1.0, 2.0, 3.0]), np.array([1, 0, 1]), np.array([0, 3, 3])), shape=(2, 2))
+    A = fakecupyx.csr_matrix.of(host)
+    problem = xpreg.SoftmaxRegression(A, on_gpu([0.5, 0.5]))
+    assert_equal(problem.rows.take_rows(slice(0, 2))._a, np.array([[2.0, 4.0], [0.0, 0.0]]))
+    np.testing.assert_array_equal(A.data._a, [1.0, 2.0, 3.0])
+    with pytest.raises(xpreg.DeviceMismatchError, match=r"A is .*fakegpu.* but b is numpy"):
+        xpreg.SoftmaxRegression(A, np.array([0.5, 0.5]))
+    with pytest.raises(xpreg.InvalidArgumentError, match="A has 1 entries that are NaN"):
+        xpreg.SoftmaxRegression(fakecupyx.csr_matrix.of(sp.csr_array(np.diag([1.0, np.nan]))), on_gpu([0.5, 0.5]))
+
+
+def test_device_moves_the_matrix_too(rng, on_gpu):
+    sparse, _, x = both("softmax", rng)
+    for problem in (sparse.to_device("cpu"), xpreg.SoftmaxRegression(sparse.rows.A, sparse.b, device="cpu")):
+        np.testing.assert_array_equal(problem.grad(x), sparse.grad(x))
+        assert np.shares_memory(problem.rows.A.data, sparse.rows.A.data)
+    if not xpreg.backend.cuda_is_available():
+        with pytest.raises(xpreg.DeviceNotAvailableError):
+            xpreg.SoftmaxRegression(sparse.rows.A, sparse.b, device="cuda")
