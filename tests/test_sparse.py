@@ -155,6 +155,17 @@ def test_the_sparse_gram_keeps_its_digits(rng, monkeypatch, saturation, column):
     assert error.max() < max(1e-14, 20 * dense.max())
 
 
+def test_weights_of_both_signs_are_no_reason_to_leave_the_sparse_product(rng, monkeypatch):
+    """A negative diagonal entry is curvature, not cancellation."""
+    monkeypatch.setattr("xpreg.backend.sparse.SPARSE_GRAM", 1.0)
+    monkeypatch.setattr(SparseRows, "_dense_gram", None)  # not used
+    A, f = thin(rng.standard_normal((400, 40)), rng, 0.2), rng.dirichlet(np.ones(400))
+    D = f * (rng.standard_normal(400) - 0.5)
+    got, want = (rows.gram(D[None], f[None])[0] for rows in (SparseRows(sp.csr_array(A)), DenseRows(A)))
+    assert (np.diag(want) < 0).any()
+    assert_equal(got, want)
+
+
 def test_columns_that_cancel_all_together_take_the_dense_blocks(rng, monkeypatch):
     monkeypatch.setattr("xpreg.backend.sparse.SPARSE_GRAM", 1.0)
     A = 1e4 + rng.standard_normal((300, 12))

@@ -120,7 +120,7 @@ class SparseRows(Map):
         G = B.csr_gram(self.A, self._AT, rest) - half[:, None] * mean - mean[:, None] * half
         G = G + (D_top[:, None] * a_top).mT @ a_top
         size = self._squares.T @ xp.abs(rest)
-        cancelled = xp.linalg.diagonal(G) < float(xp.finfo(D.dtype).eps) ** 0.25 * size
+        cancelled = xp.abs(xp.linalg.diagonal(G)) < float(xp.finfo(D.dtype).eps) ** 0.25 * size
         which = xp.nonzero(cancelled)[0]
         if which.shape[0] > RECENTRED:
             return self._dense_gram(D, mean)
