@@ -10,7 +10,20 @@ import numpy as np
 
 from . import backend as B
 from . import io
+from .backend import Array
 from .errors import InvalidArgumentError
+
+
+def _layout(x: Any) -> tuple[int, ...]:
+    """Return the axes of a NumPy or CuPy array in the order in which they lie in memory."""
+    return tuple(sorted(range(x.ndim), key=lambda axis: -x.strides[axis]))
+
+
+def place(x: np.ndarray, like: Array) -> Array:
+    """Copy a host array beside ``like``, with its memory layout: sums depend on that in the last bit."""
+    order = _layout(x)
+    inverse = tuple(order.index(axis) for axis in range(x.ndim))
+    return B.namespace(like).permute_dims(B.new(np.ascontiguousarray(x.transpose(order)), like), inverse)
 
 
 class Checkpoint:
@@ -32,9 +45,11 @@ class Checkpoint:
 
     def write(self, meta: dict[str, Any], arrays: dict[str, Any]) -> None:
         """Replace the file. Whoever reads it sees the old or the new one, never a part."""
-        host: dict[str, Any] = {name: B.to_host(v) for name, v in arrays.items()}
-        order = {name: np.argsort([-step for step in v.strides], kind="stable").tolist() for name, v in host.items()}
-        host = {name: v.transpose(order[name]) for name, v in host.items()}
+        values = {name: v if hasattr(v, "strides") else B.to_host(v) for name, v in arrays.items()}
+        order = {name: _layout(v) for name, v in values.items()}
+        host: dict[str, Any] = {
+            name: B.to_host(B.namespace(v).permute_dims(v, order[name])) for name, v in values.items()
+        }
         host["meta"] = np.array(json.dumps(meta | {"identity": self.identity, "order": order}))
         with io.atomic_path(self.path) as temporary, temporary.open("wb") as file:
             np.savez(file, **host)

@@ -61,6 +61,20 @@ def contraction(l: float, M: float, r: float, eps: float = 0.0) -> float | None:
     return None if not M * r < l else 2.0 * (eps + M * r / (l - M * r))
 
 
+def greedy_contraction(l: float, Lam: float, eps: float) -> float:
+    """Return 1 - ((1 - eps) l/((1 + eps) Lam))^2: by it a greedy step shrinks L - L* where l I <= H <= Lam I.
+
+    With (1 - eps) H <= H~ <= (1 + eps) H the eigenvalues of H~ lie between l~ >= (1 - eps) l and
+    Lam~ <= (1 + eps) Lam. The step t = (1 - eps) l~/Lam~ of -H~^-1 g lowers L by at least
+    t/2 <g, H~^-1 g> >= t/2 |g|^2/Lam~ >= t l (L - L*)/Lam~.
+
+    References
+    ----------
+    arXiv 2308.08358 (convergence of the loss, with l/Lam known: 1 - (1 - eps) l^2/((1 + eps) Lam^2)); MATH section 4.
+    """
+    return 1.0 - ((1.0 - eps) * l / ((1.0 + eps) * Lam)) ** 2
+
+
 def minimiser_within(l: float, M: float, eta: float) -> tuple[float, float] | None:
     """Return r and l* >= 0: a minimiser lies within r of x, and the Hessian there is at least l* I; or None.
 

@@ -54,9 +54,9 @@ class ApproximateNewton(NewtonCG):
     ``step="greedy"``, with the second reading, is the papers' variant that needs no Lipschitz constant of the Hessian:
     the first step tried is (1 - eps) l/Lam of -H~^-1 g, l and Lam the extreme eigenvalues of H~ in variables in which
     H~^-1 has a unit diagonal. Where the Hessian H stays below Lam/(1 - eps) along the step and no convex kink is
-    crossed, the loss falls, from any start: L+ <= L - t/2 <g, H~^-1 g>, so that
-    L+ - L* <= (1 - (1 - eps) l^2/((1 + eps) Lam^2)) (L - L*) if l I <= H <= Lam I. For the study of that theorem: far
-    slower than ``"newton"``, which tries the whole step and is as safe, for backtracking covers both.
+    crossed, the loss falls, from any start: L+ <= L - t/2 <g, H~^-1 g>, and where H is bounded from below as well, at
+    the linear rate of `xpreg.theory.greedy_contraction`. For the study of that theorem: far slower than ``"newton"``,
+    which tries the whole step and is as safe, for backtracking covers both.
 
     Parameters
     ----------

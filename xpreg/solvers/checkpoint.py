@@ -10,6 +10,7 @@ from typing import Any
 from .. import backend as B
 from .. import checkpoint
 from ..backend import Array, namespace
+from ..checkpoint import place
 from ..errors import InvalidArgumentError
 from ..problem import Problem
 from ..result import IterationRecord, Status
@@ -100,12 +101,12 @@ class RunCheckpoint(checkpoint.Checkpoint):
         problem = loop.point.problem
         if len(loop.ids) < problem.size:
             problem = problem.take(B.new(loop.ids, like, dtype=namespace(like).int64))
-        loop.point = problem.point(B.new(arrays["x"], like), B.new(arrays["y"], like))
+        loop.point = problem.point(place(arrays["x"], like), place(arrays["y"], like))
         B.read(loop.point.values, namespace(like).sum(loop.point.least_grads, axis=-1))  # as the search left them
-        loop.reach = B.new(arrays["reach"], like)
+        loop.reach = place(arrays["reach"], like)
         loop.nit, loop.resumed, loop.done = meta["nit"], meta["resumed"], _unpack("done", arrays, like)
         state = {name: value for name, value in arrays.items() if name.startswith("method_")}
-        loop.method.state = {name.removeprefix("method_"): B.new(value, like) for name, value in state.items()}
+        loop.method.state = {name.removeprefix("method_"): place(value, like) for name, value in state.items()}
         for name, value in meta["method"].items():
             setattr(loop.method, name, value)
         for name, value in meta["counts"].items():
@@ -144,5 +145,5 @@ def _unpack(group: str, arrays: dict[str, Any], like: Array) -> list[Finished]:
     parts: list[Finished] = []
     while f"{group}_{len(parts)}_x" in arrays:
         values = {name: arrays[f"{group}_{len(parts)}_{name}"] for name in DONE}
-        parts.append(Finished(**values | {name: B.new(values[name], like) for name in ("x", "grad")}))
+        parts.append(Finished(**values | {name: place(values[name], like) for name in ("x", "grad")}))
     return parts
