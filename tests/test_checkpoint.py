@@ -87,6 +87,21 @@ def test_one_problem_of_every_kind_goes_on(backend, rng, tmp_path, name, loss):
         assert_same(backend, xpreg.minimize(problem, start, **options, checkpoint=path, resume=True), whole)
 
 
+@pytest.mark.parametrize("condition", [1.0, 1e3])
+def test_a_chosen_method_and_what_was_chosen_go_on(backend, rng, tmp_path, monkeypatch, condition):
+    monkeypatch.setattr("xpreg.solvers.auto.NARROW", 0)
+    monkeypatch.setattr("xpreg.solvers.auto.SMALL", 0)
+    Q = np.linalg.qr(rng.standard_normal((12, 12)))[0]
+    A = rng.standard_normal((400, 12)) * np.logspace(0, -np.log10(condition), 12) @ Q
+    b = rng.dirichlet(np.ones(400))
+    problem, path = xpreg.SoftmaxRegression(backend.array(A), backend.array(b)), tmp_path / "run.npz"
+    whole = xpreg.minimize(problem, maxiter=12)
+    for nit in range(whole.nit) if backend.name == "numpy" else (1, 3):
+        with pytest.raises(KeyboardInterrupt):
+            xpreg.minimize(problem, maxiter=12, checkpoint=path, callback=interrupted_at(nit))
+        assert_same(backend, xpreg.minimize(problem, maxiter=12, checkpoint=path, resume=True), whole)
+
+
 @pytest.mark.parametrize("name", ["newton", "newton-cg", "sampled"])
 def test_two_layers_and_their_kinks_go_on(backend, rng, tmp_path, name):
     A1, A2, b, _ = relu_data(rng, n=12, d=3, m=90, k=4)

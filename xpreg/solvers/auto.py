@@ -36,8 +36,8 @@ CHEAP = 2.0
 """Products that a Gram matrix may cost to be taken in every step."""
 
 PRODUCTS_PER_ROOT = 17.5
-"""Products of a whole run with conjugate gradients over the root of the condition number: a step takes
-0.5 sqrt(kappa) log(2/forcing), and the forcing terms of a run from 0.5 down to 1e-4 have logarithms that add up to 35."""
+"""Products of a whole run with conjugate gradients, over the root of the condition number: a step takes 0.5 sqrt(kappa)
+log(2/forcing), and over a run with forcing terms from 0.5 down to 1e-4 these logarithms add up to 35."""
 
 PRODUCTS_WITH_PRECONDITIONER = 20
 """Products of a whole run when a Hessian of that run is the preconditioner, about: measured."""
@@ -47,6 +47,9 @@ MANY_ROWS = 400
 
 WIDE = 256
 """Columns from which on the sample's own costs (its scores, reading A four times) are small beside a Gram matrix."""
+
+TAKEN: tuple[type[Method], ...] = (Newton, NewtonCG, NewtonPCG, ApproximateNewton)
+"""The methods that can be chosen."""
 
 
 class Auto(Method):
@@ -61,12 +64,23 @@ class Auto(Method):
     """
 
     name: ClassVar[str] = "auto"
+    counters: ClassVar[tuple[str, ...]] = (
+        "adapts",
+        "iterations",
+        "repairs",
+        "products",
+        "close",
+        "times_hard",
+        "condition",
+        "reasons",
+    )
     method: Method
 
     def start(self, problem: Problem) -> None:
         super().start(problem)
         self.problem, self.iterations, self.repairs, self.products = problem, 0, 0, 0
         self.repaired = self.close = False
+        self.condition = 1.0
         self.times_hard = 0
         self.reasons: list[str] = []
         self._take(*self._by_size(problem))
@@ -93,6 +107,18 @@ class Auto(Method):
     def accepted(self, gmax: Any, before: Any) -> None:
         self.repairs = self.repairs + 1 if self.repaired else 0
         self.close = not self.repaired and bool((gmax <= CLOSE * before).all())
+        if self.adapts and self.iterations == 1:
+            self.condition = ritz_condition(self.method.trace) if isinstance(self.method, NewtonCG) else 1.0
+
+    def remembered(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        arrays, numbers = self.method.remembered()
+        return arrays, super().remembered()[1] | {"method": self.method.name, "of method": numbers}
+
+    def restore(self, arrays: dict[str, Array], numbers: dict[str, Any]) -> None:
+        own = {name: numbers[name] for name in self.counters}
+        self._take(next(kind for kind in TAKEN if kind.name == numbers["method"])(), "")
+        super().restore({}, own)
+        self.method.restore(arrays, numbers["of method"])
 
     def thin(self, indices: Array) -> None:
         self.method.thin(indices)
@@ -137,7 +163,7 @@ class Auto(Method):
             return None
         kappa = 1.0
         if self.iterations == 1:
-            kappa, self.method.max_products = ritz_condition(self.method.trace), None
+            kappa, self.method.max_products = self.condition, None
         if PRODUCTS_PER_ROOT * kappa**0.5 > rows.gram_products + PRODUCTS_WITH_PRECONDITIONER:
             return self._preconditioned(f"the scaled Hessian has a condition number of {kappa:.2g} or more")
         if self.products > rows.gram_products:

@@ -68,6 +68,16 @@ class Method(abc.ABC):
     def accepted(self, gmax: Any, before: Any) -> None:  # noqa: B027 - most methods do not mind
         """Take note of a step, of the largest gradient entries (k,) after it and before, on the host."""
 
+    def remembered(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Return the arrays and the plain numbers that the next direction depends on beside the point."""
+        return self.state, {name: getattr(self, name) for name in self.counters}
+
+    def restore(self, arrays: dict[str, Array], numbers: dict[str, Any]) -> None:
+        """Go on from what `remembered` returned, after `start`."""
+        self.state = arrays
+        for name, value in numbers.items():
+            setattr(self, name, value)
+
     def account(self) -> str:
         """Return what a method decided by itself, for the message of the result; nothing by default."""
         return ""

@@ -52,7 +52,8 @@ class RunCheckpoint(checkpoint.Checkpoint):
             return
         arrays = {"x": loop.point.x, "y": loop.point.y, "reach": loop.reach}
         arrays |= {f"loop_{name}": getattr(loop, name) for name in HOST_ARRAYS}
-        arrays |= {f"method_{name}": value for name, value in loop.method.state.items()}
+        state, numbers = loop.method.remembered()
+        arrays |= {f"method_{name}": value for name, value in state.items()}
         arrays |= _pack("finished", finished) | _pack("done", loop.done)
         counts = {name: getattr(loop.counts, name) for name in ("nfev", "ngev", "nhev")}
         meta = {
@@ -61,7 +62,7 @@ class RunCheckpoint(checkpoint.Checkpoint):
             "resumed": loop.resumed,
             "maxiter": self.maxiter,
             "counts": counts,
-            "method": {name: getattr(loop.method, name) for name in loop.method.counters},
+            "method": numbers,
             "history": [dataclasses.asdict(record) for record in history],
         }
         self.write(meta, arrays | {name: value for name, (value, _) in self.sums.items()})
@@ -106,9 +107,8 @@ class RunCheckpoint(checkpoint.Checkpoint):
         loop.reach = place(arrays["reach"], like)
         loop.nit, loop.resumed, loop.done = meta["nit"], meta["resumed"], _unpack("done", arrays, like)
         state = {name: value for name, value in arrays.items() if name.startswith("method_")}
-        loop.method.state = {name.removeprefix("method_"): place(value, like) for name, value in state.items()}
-        for name, value in meta["method"].items():
-            setattr(loop.method, name, value)
+        state = {name.removeprefix("method_"): B.new(value, like) for name, value in state.items()}
+        loop.method.restore(state, meta["method"])
         for name, value in meta["counts"].items():
             setattr(loop.counts, name, value)
         loop.counts.started = time.perf_counter() - history[-1].seconds

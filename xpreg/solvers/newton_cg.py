@@ -46,6 +46,7 @@ class NewtonCG(Method):
     """
 
     name: ClassVar[str] = "newton-cg"
+    counters: ClassVar[tuple[str, ...]] = ("max_products",)
     forcing: ClassVar[float] = 0.5
     """Largest relative residual that a step is solved to."""
 

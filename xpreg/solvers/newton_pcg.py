@@ -30,6 +30,7 @@ class NewtonPCG(NewtonCG):
     """
 
     name: ClassVar[str] = "newton-pcg"
+    counters: ClassVar[tuple[str, ...]] = ("stale", "age", "grams")
     forcing: ClassVar[float] = 0.1
 
     def start(self, problem: Problem) -> None:
