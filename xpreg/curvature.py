@@ -68,7 +68,7 @@ class Curvature:
             y = self.D * (t - xp.sum(self.centre * t, axis=-1, keepdims=True))
             y = y - self.centre * xp.sum(y, axis=-1, keepdims=True)
         if self.U is not None:
-            y = y + ((self.K @ (self.U @ t[..., None])).mT @ self.U)[..., 0, :]
+            y = y + ((self.K @ xp.vecdot(self.U, t[..., None, :])[..., None]).mT @ self.U)[..., 0, :]
         return y
 
     def quadratic(self, t: Array) -> Array:

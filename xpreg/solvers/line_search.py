@@ -48,11 +48,11 @@ class Ray:
 
     def first_step(self) -> Array:
         """Return 1, or less where that would change an exponent by more than ``reach``; 0 where nothing runs."""
-        xp = namespace(self.q)
         with quiet():
             rows, point = self.point.problem.rows, self.point
             self.change = point.head.change(self.q if point.rows is rows else rows.outer(point.y + self.q) - point.z)
             self.bounded = self.change > self.reach
+            xp = namespace(self.change)
             one = xp.ones_like(self.change)
             self.first = xp.where(self.bounded, self.reach / self.change, one)
             if (longest := self.direction.first) is not None:
@@ -110,9 +110,9 @@ def value_noise(point: Point) -> Array:
 
     dz |g_z|_1 + dz^2/2 |D|_1 + 4 eps |L|, D the Gauss-Newton diagonal.
     """
-    xp = namespace(point.x)
     dz = z_noise(point)
     D = point.gauss_newton().sensitivity()
+    xp = namespace(D)
     first = xp.sum(xp.abs(point.g_z), axis=-1)
     own = 4.0 * float(xp.finfo(point.x.dtype).eps) * xp.abs(point.values)
     noise = own + dz * first + 0.5 * dz * dz * xp.sum(D, axis=-1)
@@ -125,8 +125,8 @@ def grad_noise(point: Point) -> Array:
 
     D adds up the exact and the Gauss-Newton diagonal: one of them can vanish where the other does not.
     """
-    xp = namespace(point.x)
     D = point.gauss_newton().sensitivity() + point.curvature().sensitivity()
+    xp = namespace(D)
     norm = xp.linalg.vector_norm(D, axis=-1) + xp.linalg.vector_norm(point.g_z, axis=-1)
     noise = xp.max(point.rows.column_norms, axis=-1) * z_noise(point) * norm
     w2 = _weights_in_y(point)

@@ -151,7 +151,7 @@ class Loop:
         self.point, self.reach = trial.point, trial.reach
         if worse.any():  # rounding: the old point was better
             back = B.new(worse, point.x, dtype=xp.bool)[:, None]
-            x, y = xp.where(back, point.x, trial.point.x), xp.where(back, point.y, trial.point.y)
+            x, y = xp.where(back, point.x, trial.point.x), namespace(point.y).where(back, point.y, trial.point.y)
             self.point = point.problem.point(x, y, shape=point.shape)
         shrink = PROGRESS if direction.first is None else 1.0 - (1.0 - PROGRESS) * step  # short steps promise less
         stuck = running & ((flat & ~(gmax < shrink * self.gmax)) | (step == 0))
@@ -258,7 +258,8 @@ class Loop:
             xp = namespace(self.point.x)
             index = B.new(mask.nonzero()[0], self.point.x, dtype=xp.int64)
             problem = self.point.problem.take(index)
-            self.point = problem.point(xp.take(self.point.x, index, axis=0), xp.take(self.point.y, index, axis=0))
+            x, y = self.point.x, self.point.y
+            self.point = problem.point(xp.take(x, index, axis=0), namespace(y).take(y, index, axis=0))
             self.reach = xp.take(self.reach, index, axis=0)
             self.method.thin(index)
 

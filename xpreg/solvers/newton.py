@@ -152,7 +152,8 @@ def take(point: Point, mask: Any) -> Point:
         return point
     xp = namespace(point.x)
     indices = B.new(mask.nonzero()[0], point.x, dtype=xp.int64)
-    return point.problem.take(indices).point(xp.take(point.x, indices, axis=0), xp.take(point.y, indices, axis=0))
+    y = namespace(point.y).take(point.y, indices, axis=0)
+    return point.problem.take(indices).point(xp.take(point.x, indices, axis=0), y)
 
 
 def merge(direction: Direction, mask: Any, part: Direction) -> None:
