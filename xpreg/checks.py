@@ -8,8 +8,9 @@ from typing import Any
 
 from . import backend as B
 from .backend import Array, namespace, quiet
+from .blocked import store_of
 from .errors import InvalidArgumentError
-from .maps import Chain, DenseRows, Map, SparseRows
+from .maps import BlockRows, Chain, DenseRows, Map, SparseRows
 
 
 def check_finite(**arrays: Array) -> None:
@@ -42,7 +43,10 @@ def check_sizes(shape: tuple[int, ...], name: str) -> None:
 
 
 def check_rows(A: Any, device: str | None = None) -> Map:
-    """Check A (n, d), an array or a sparse CSR matrix, and hold it as rows on the device."""
+    """Check A (n, d), an array, a sparse CSR matrix or what holds its rows elsewhere, and hold it as rows."""
+    store = store_of(A, device)
+    if store is not None:
+        return _check_blocks(BlockRows(store))
     if not B.is_sparse(A):
         A = B.to_device(A, device)
         check_matrix(A=A)
@@ -54,15 +58,23 @@ def check_rows(A: Any, device: str | None = None) -> Map:
     return rows
 
 
-def check_b(b: Array, rows: Chain) -> None:
-    """Refuse a b that is no finite (n,) or (..., n) beside the rows."""
-    B.common_namespace(**{rows.last: rows.like}, b=b)
+def _check_blocks(rows: BlockRows) -> BlockRows:
+    if rows.bad_entries:
+        raise InvalidArgumentError(f"A has {rows.bad_entries} entries that are NaN or infinite; all must be finite.")
+    return rows
+
+
+def check_b(b: Array, rows: Chain) -> Array:
+    """Refuse a b that is no finite (n,) or (..., n) beside the rows, and return it as it is kept there."""
+    B.require_array(b, "b")
     if b.ndim < 1 or b.shape[-1] != rows.n or math.prod(b.shape) == 0:
         raise InvalidArgumentError(
             f"b has shape {tuple(b.shape)}, but {rows.last} has {rows.n} rows: b must have shape ({rows.n},), "
             f"or (..., {rows.n}) for a stack of at least one problem."
         )
+    b = rows.hold(b, "b", rows.last)
     check_finite(b=b)
+    return b
 
 
 def check_weights(weights: Any, rows: Map, name: str) -> Array | None:
@@ -73,12 +85,12 @@ def check_weights(weights: Any, rows: Map, name: str) -> Array | None:
             raise InvalidArgumentError(
                 f"weights is {weights}, but a number with a finite square, or an array (n,), is needed."
             )
-        return None if weights == 0 else B.full((rows.n,), float(weights) ** 2, rows.like)
+        return None if weights == 0 else rows.full(weights**2)
     B.require_array(weights, "weights")
-    B.common_namespace(**{name: rows.like}, weights=weights)
     if tuple(weights.shape) not in ((), (rows.n,)):
         raise InvalidArgumentError(
             f"weights has shape {tuple(weights.shape)}, but a number or an array of shape ({rows.n},) is needed."
         )
+    weights = rows.hold(weights, "weights", name)
     check_finite(weights=weights)
     return namespace(weights).broadcast_to(weights * weights, (rows.n,))

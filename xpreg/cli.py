@@ -67,12 +67,16 @@ def _parser() -> argparse.ArgumentParser:
         "solve",
         help="solve the problem, or the stack of problems, in a file",
         description="Solve the problem in DATA.npz: arrays A (n, d), b (n,) or (..., n), optionally weights and x0; "
-        "A1 (n, d), A2 (m, n), b (m,) for softmax-relu; A_data, A_indices, A_indptr, A_shape for a CSR matrix A.",
+        "A1 (n, d), A2 (m, n), b (m,) for softmax-relu; A_data, A_indices, A_indptr, A_shape for a CSR matrix A. "
+        "With --rows, A may be larger than memory.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     solve.add_argument("data", metavar="DATA.npz", type=Path)
     solve.add_argument("--loss", required=True, choices=[*LOSSES, *TWO_LAYER_LOSSES], help="the loss to fit")
+    solve.add_argument(
+        "--rows", metavar="PATH", type=Path, help="read A from this .npy file, folder of .npy blocks, or .zarr array"
+    )
     solve.add_argument("--method", default="auto", choices=METHODS, help="default: %(default)s")
     solve.add_argument("--device", help="cpu, cuda or cuda:N; default: cpu")
     solve.add_argument("--tol", type=float, default=1e-8, help="relative gradient tolerance; default: %(default)s")
@@ -92,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _solve(options: argparse.Namespace) -> int:
     _check_outputs(options)
-    problem, x0, unused = io.load_problem(options.data, options.loss, device=options.device)
+    problem, x0, unused = io.load_problem(options.data, options.loss, rows=options.rows, device=options.device)
     if unused:
         print(f"xpreg: not used from {options.data}: {', '.join(unused)}", file=sys.stderr)
     started = time.perf_counter()

@@ -13,7 +13,9 @@ from .backend import Array, namespace
 from .brackets import bracket, simplex_bounds
 from .certificate import MEASURED, NUMERICAL, PROVED, PUBLISHED, Certificate, Claim, absent
 from .curvature import Curvature
+from .errors import InvalidArgumentError
 from .geometry import Geometry
+from .maps import BlockRows
 from .problem import Point, Problem
 from .result import IterationRecord
 
@@ -59,12 +61,21 @@ def certify(problem: Problem, x: Array, *, history: Sequence[IterationRecord] = 
     >>> certificate.psd_weight_sharp.value
     0.2405
     """
+    check_certifiable(problem)
     point = problem.at(x)
     return Certificate(
         head=problem.head.name.replace("softmax", "softmax-relu") if _has_layers(point) else problem.head.name,
         problems=point.x.shape[0],
         **_Evaluation(point, history, method).claims(),
     )
+
+
+def check_certifiable(problem: Problem) -> None:
+    """Refuse a problem whose rows are in blocks."""
+    if isinstance(problem.rows, BlockRows):
+        raise InvalidArgumentError(
+            "problem has its rows in blocks, but certificates need them in memory: certify a part of the rows."
+        )
 
 
 def _has_layers(point: Point) -> bool:

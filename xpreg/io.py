@@ -16,10 +16,22 @@ from typing import Any
 import numpy as np
 
 from . import backend as B
+from .blocked import Rows, open_rows
 from .errors import InvalidArgumentError
 from .problem import Problem
 from .regressions import LOSSES, TWO_LAYER_LOSSES
 from .result import IterationRecord, Result, Status
+
+__all__ = [
+    "Rows",
+    "atomic_path",
+    "check_writable",
+    "load_arrays",
+    "load_problem",
+    "load_result",
+    "open_rows",
+    "save_result",
+]
 
 OPTIONAL_ARRAYS = ("weights", "x0")
 
@@ -91,7 +103,7 @@ def load_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def load_problem(
-    path: str | os.PathLike, loss: str, *, device: str | None = None
+    path: str | os.PathLike, loss: str, *, rows: str | os.PathLike | None = None, device: str | None = None
 ) -> tuple[Problem, Any, tuple[str, ...]]:
     """Make the problem that an .npz file describes.
 
@@ -100,6 +112,7 @@ def load_problem(
     path : a file with A, b (A1, A2, b for two layers) and optionally weights and x0. In the place of A it may hold
         the parts of a CSR matrix: A_data, A_indices, A_indptr, A_shape
     loss : one of `xpreg.regressions.LOSSES` and ``TWO_LAYER_LOSSES``
+    rows : where A is instead, in a form that `open_rows` reads; not for two layers
     device : where to put it
 
     Returns
@@ -110,10 +123,13 @@ def load_problem(
     if loss not in kinds:
         raise InvalidArgumentError(f"loss is {loss!r}, but one of {', '.join(kinds)} is needed.")
     names = ("A1", "A2", "b") if loss in TWO_LAYER_LOSSES else ("A", "b")
+    if rows is not None and loss in TWO_LAYER_LOSSES:
+        raise InvalidArgumentError(f"rows is {rows}, but the {loss} loss needs A1 and A2 in {path}.")
+    opened: dict[str, Any] = {} if rows is None else {"A": open_rows(rows)}
     arrays: dict[str, Any] = load_arrays(path)
     if "A" not in arrays and all(f"A_{part}" in arrays for part in CSR_PARTS):
         arrays["A"] = B.csr_from_parts({part: arrays.pop(f"A_{part}") for part in CSR_PARTS})
-    missing = [name for name in names if name not in arrays]
+    missing = [name for name in names if name not in arrays and name not in opened]
     if missing:
         raise InvalidArgumentError(
             f"{path} has no array {' and '.join(missing)}: it holds {', '.join(sorted(arrays)) or 'nothing'}. "
@@ -122,9 +138,10 @@ def load_problem(
     weights = arrays.get("weights", 0.0)
     if isinstance(weights, np.ndarray) and weights.ndim == 0 and weights.dtype.kind in "fiu":
         weights = float(weights)
-    problem = kinds[loss](*(arrays[name] for name in names), weights=weights, device=device)
+    given = arrays | opened
+    problem = kinds[loss](*(given[name] for name in names), weights=weights, device=device)
     x0 = arrays.get("x0")
-    unused = tuple(sorted(set(arrays) - {*names, *OPTIONAL_ARRAYS}))
+    unused = tuple(sorted(set(arrays) - {*names, *OPTIONAL_ARRAYS} | set(arrays) & set(opened)))
     return problem, B.to_device(x0, device), unused
 
 

@@ -41,7 +41,7 @@ class Problem:
         self.head, self.rows = head, rows
         self.n, self.d = rows.n, rows.d
         self.w2 = check_weights(weights, rows.inner, rows.first)
-        check_b(b, rows)
+        b = check_b(b, rows)
         head.check_b(b)
         self.shape: tuple[int, ...] = tuple(b.shape[:-1])
         self._b = namespace(b).reshape(b, (-1, rows.n))  # (1, n) or (k, n)
@@ -113,10 +113,11 @@ class Problem:
 
     def to_device(self, device: str | None) -> Problem:
         """Return the same problem on ``"cpu"``, ``"cuda"`` or ``"cuda:N"``."""
-        if device is None:
+        rows = self.rows.to_device(device)
+        if device is None or rows is self.rows:
             return self
         return self._replace(
-            rows=self.rows.to_device(device),
+            rows=rows,
             _b=B.to_device(self._b, device),
             w2=B.to_device(self.w2, device),
         )
@@ -138,7 +139,8 @@ class Problem:
 
     def point(self, x: Array, y: Array | None = None, *, shape: tuple[int, ...] | None = None) -> Point:
         """Evaluate at x (k, d) without any check; ``y`` (k, n), the kept A x, when it is known."""
-        return Point(self, x, self.rows.inner.apply(x) if y is None else y, self.shape if shape is None else shape)
+        y = self.rows.inner.apply(x) if y is None else self.rows.inner.keep(y)
+        return Point(self, x, y, self.shape if shape is None else shape)
 
     def take(self, indices: Array) -> Problem:
         """Return the stack of the problems with these indices (an integer array on the device)."""
@@ -250,7 +252,12 @@ class Point:
     def grads(self) -> Array:
         """Gradients (k, d) in x: A^T g_y. At a kink, those of the side where the unit is not active."""
         with quiet():
-            return self.rows.inner.adjoint(self.g_y)
+            return self.rows.inner.adjoint_beside(self.g_y, self._wanted_next)
+
+    def _wanted_next(self) -> list[Array]:
+        """The columns of the exact curvature: the Hessian, in whatever form, begins with A^T times them."""
+        curvature = self.curvature()
+        return [columns for columns in (curvature.centre, curvature.U) if columns is not None]
 
     @functools.cached_property
     def kinks(self) -> Kinks | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from .. import backend as B
 from ..backend import Array, namespace
 from ..errors import InvalidArgumentError
 
@@ -23,6 +24,8 @@ class Chain(abc.ABC):
     """What users call the matrix whose rows belong to b, for messages."""
     has_kinks: bool = False
     """Whether the gradient jumps across the faces y_i = 0."""
+    has_rows: bool = True
+    """Whether single rows can be had, which sampling needs."""
 
     @property
     @abc.abstractmethod
@@ -50,6 +53,19 @@ class Chain(abc.ABC):
     @abc.abstractmethod
     def rounding(self, x: Array, y: Array) -> Array:
         """Return the size (k,) that makes eps times it the rounding error of an entry of z."""
+
+    def hold(self, v: Array, name: str, matrix: str) -> Array:
+        """Return the user's array ``name``, (..., n) or (), as vectors are kept beside the rows of his ``matrix``."""
+        B.common_namespace(**{matrix: self.like, name: v})
+        return v
+
+    def full(self, value: float) -> Array:
+        """Return a vector (n,) with one value everywhere."""
+        return B.full((self.n,), value, self.like)
+
+    def keep(self, y: Array) -> Array:
+        """Return y (k, n) in a form that is cheap to come back to."""
+        return y
 
     def release(self) -> None:  # noqa: B027 - most maps keep nothing
         """Forget what was kept for speed only."""
@@ -95,6 +111,10 @@ class Map(Chain):
     def adjoint(self, v: Array) -> Array:
         """Return A^T v: (..., n) -> (..., d)."""
 
+    def adjoint_beside(self, v: Array, others: Callable[[], Sequence[Array]]) -> Array:
+        """Return A^T v; a map that is slow to read works out A^T u for the ``others`` too, which are wanted next."""
+        return self.adjoint(v)
+
     @abc.abstractmethod
     def gram(self, D: Array, centre: Array | None = None, *, exact: bool = False) -> Array:
         """Return A_c^T diag(D) A_c, (k, n) -> (k, d, d), with A_c = A - 1 (A^T f)^T for a centre f (k, n).
@@ -112,7 +132,11 @@ class Map(Chain):
 
     def take_rows(self, which: slice | Array) -> Array:
         """Return some rows of A (m, d), by a slice or by their indices: what sampling needs."""
-        raise InvalidArgumentError(
+        raise self.no_rows()
+
+    def no_rows(self) -> InvalidArgumentError:
+        """Return the error of a map that cannot hand out single rows."""
+        return InvalidArgumentError(
             f"the rows are held as {type(self).__name__}, which cannot hand out single rows, but sampling needs them: "
             "use method 'newton' or 'newton-cg'."
         )

@@ -99,11 +99,14 @@ class DenseRows(Map):
         return namespace(self.A).mean(self.A, axis=0)
 
     def gram(self, D: Array, centre: Array | None = None, *, exact: bool = False) -> Array:
-        xp = namespace(D)
         mean = None if centre is None else self.adjoint(centre)
         if D.shape[0] >= 4 and self.d <= PACKED_COLUMNS and not exact:
             return self._gram_of_stack(D, centre, mean)
-        return xp.stack(
+        return self.gram_about(D, mean)
+
+    def gram_about(self, D: Array, mean: Array | None) -> Array:
+        """Return (A - 1 mean^T)^T diag(D) (A - 1 mean^T), (k, d, d), for D (k, n) and a mean (k, d), or none."""
+        return namespace(D).stack(
             [self._gram_of_one(D[i, :], None if mean is None else mean[i, :]) for i in range(D.shape[0])], axis=0
         )
 
@@ -158,17 +161,9 @@ class DenseRows(Map):
 
     def gram_operator(self, D: Array, centre: Array | None = None) -> Callable[[Array], Array]:
         mean = None if centre is None else self.adjoint(centre)
-        xp = namespace(D)
 
         def product(v: Array) -> Array:
-            offset = None if mean is None else xp.sum(mean * v, axis=-1, keepdims=True)
-
-            def block(rows: slice, X: Array) -> tuple[Array, ...]:
-                t = _rows_times(X, v)
-                y = D[:, rows] * (t if offset is None else t - offset)
-                return _times_rows(y, X), xp.sum(y, axis=-1, keepdims=True)
-
-            total, y_sum = self.sweep(block)
+            total, y_sum = self.gram_sums(D, v, mean)
             return total if mean is None else total - mean * y_sum
 
         stream = kernels.row_stream(self.A) if D.shape[0] == 1 else None
@@ -177,9 +172,22 @@ class DenseRows(Map):
 
         def fused(v: Array) -> Array:
             y = stream.gram_sums(self.A, D[0, :], v[0, :], centre=None if mean is None else mean[0, :]).y
-            return xp.astype(y, v.dtype, copy=False)[None, :]
+            return namespace(D).astype(y, v.dtype, copy=False)[None, :]
 
         return fused
+
+    def gram_sums(self, D: Array, v: Array, mean: Array | None) -> tuple[Array, Array]:
+        """Return A^T y (k, d) and the sum of y (k, 1), y = D*(A v - <mean, v>), from one read of A."""
+        xp = namespace(D)
+        offset = None if mean is None else xp.sum(mean * v, axis=-1, keepdims=True)
+
+        def block(rows: slice, X: Array) -> tuple[Array, ...]:
+            t = _rows_times(X, v)
+            y = D[:, rows] * (t if offset is None else t - offset)
+            return _times_rows(y, X), xp.sum(y, axis=-1, keepdims=True)
+
+        total, y_sum = self.sweep(block)
+        return total, y_sum
 
     @functools.cached_property
     def _packing(self) -> tuple[Array, Array, Array]:
