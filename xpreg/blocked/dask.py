@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import itertools
 import math
+import operator
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from .. import backend as B
 from ..backend import Array
 from ..errors import InvalidArgumentError
-from .program import ARITY, Task, beside, merge_group
+from .program import ARITY, Nodes, Task, beside, join, put, root
 from .store import Store
 from .vector import Blocked
 
@@ -22,8 +23,11 @@ from .vector import Blocked
 class DaskStore(Store):
     """The row blocks of a Dask array, on the workers of the current `distributed.Client`.
 
-    Every block of A and of a vector is a task that the scheduler knows how to run again, so that a worker that dies
-    takes nothing along. x and all small arrays are NumPy arrays, on the client; in a task they go where its block is
+    The blocks that lie on one worker are worked on together, in as many groups as it has threads: a pass is one task
+    for each group, whatever the number of blocks. The sums are those of the tree over all blocks, wherever these are.
+
+    Every block of A and every vector is a task that the scheduler knows how to run again, so that a worker that dies
+    takes nothing along. x and all small arrays are NumPy arrays, on the client; in a task they go where its blocks are
     (NumPy or CuPy), and what comes back is NumPy again.
 
     Parameters
@@ -44,32 +48,56 @@ class DaskStore(Store):
         self.starts = [0, *itertools.accumulate(self.sizes)][:-1]
         self.n, self.d = sum(self.sizes), A.shape[1]
         self.like = np.empty((0, 0), A.dtype)
-        self.rows = self._persisted(A)
+        blocks = self._persisted(A)
+        self.groups = self._grouped(blocks)
+        self.rows = [[blocks[i] for i in group] for group in self.groups]
 
     def __repr__(self) -> str:
         return f"<a Dask array of shape ({self.n}, {self.d}) in {len(self.sizes)} blocks>"
 
     def _persisted(self, array: Any) -> list[Any]:
         """Return the futures of the blocks (of rows, or of entries of a vector) that are not empty, in order."""
-        distributed = importlib.import_module("distributed")
         array = self.client.persist(array, optimize_graph=False)
-        futures = {future.key: future for future in distributed.futures_of(array)}
+        futures = {future.key: future for future in _distributed().futures_of(array)}
         flat = [futures[key] for key in _flat(array.__dask_keys__())]
-        sizes = array.chunks[0] if len(flat) == len(array.chunks[0]) else array.chunks[-1]
+        sizes = max(array.chunks, key=len)
         return [future for future, size in zip(flat, sizes, strict=True) if size]
+
+    def _grouped(self, blocks: list[Any]) -> list[list[int]]:
+        """Wait for the blocks, and return which of them lie together: the numbers of the blocks of each group."""
+        _distributed().wait(blocks)
+        for block in blocks:
+            if block.status == "error":
+                block.result()  # raises what made it fail
+        places = self.client.who_has(blocks)
+        on_worker: dict[str, list[int]] = {}
+        for i, block in enumerate(blocks):
+            on_worker.setdefault(min(places.get(block.key) or [""]), []).append(i)
+        threads = self.client.nthreads()
+        groups = []
+        for worker, indices in on_worker.items():
+            size = -(-len(indices) // threads.get(worker, 1))
+            groups += [indices[i : i + size] for i in range(0, len(indices), size)]
+        return groups
 
     # -- vectors ----------------------------------------------------------------------------------
 
     def hold(self, v: Array, name: str) -> Blocked:
         if type(v).__module__.partition(".")[0] == "dask":
             self._check_vector(v, name)
-            parts: Sequence[Any] = self._persisted(v)
+            parts = self._persisted(v)
         else:
             B.common_namespace(A=self.like, **{name: v})
-            parts = [v[..., start : start + size] for start, size in zip(self.starts, self.sizes, strict=True)]
+            # one message for each block, which the scheduler keeps, so that it can send it again
+            parts = [
+                self._submit(name, _itself, v[..., start : start + size])
+                for start, size in zip(self.starts, self.sizes, strict=True)
+            ]
         meta = np.empty((*v.shape[:-1], 0), v.dtype)
-        # one message for each block, which the scheduler keeps, so that it can send it again
-        placed = [self._submit(name, _place, part, A) for part, A in zip(parts, self.rows, strict=True)]
+        placed = [
+            self._submit(name, _place, [parts[i] for i in group], A)
+            for group, A in zip(self.groups, self.rows, strict=True)
+        ]
         return Blocked.leaf(self, meta, placed)
 
     def _check_vector(self, v: Any, name: str) -> None:
@@ -89,54 +117,81 @@ class DaskStore(Store):
     def gather(self, x: Blocked) -> Any:
         """Return the Dask array whose blocks the vector has."""
         da, delayed = importlib.import_module("dask.array"), importlib.import_module("dask").delayed
-        blocks = [
-            da.from_delayed(delayed(future), (*x.shape[:-1], size), meta=np.empty((0,) * x.ndim, x.dtype))
-            for future, size in zip(self.keep(x).data, self.sizes, strict=True)
-        ]
-        return da.concatenate(blocks, axis=-1)
+        blocks: dict[int, Any] = {}
+        for group, future in zip(self.groups, self.keep(x).data, strict=True):
+            for j, i in enumerate(group):
+                part = delayed(self._submit("part", operator.getitem, future, j))
+                meta = np.empty((0,) * x.ndim, x.dtype)
+                blocks[i] = da.from_delayed(part, (*x.shape[:-1], self.sizes[i]), meta=meta)
+        return da.concatenate([blocks[i] for i in range(len(self.sizes))], axis=-1)
 
     # -- running ----------------------------------------------------------------------------------
 
     def _submit(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
         return self.client.submit(function, *args, key=f"xpreg-{name}-{uuid.uuid4().hex}", pure=False)
 
-    def _run(self, name: str, function: Callable[..., Any], task: Task, leaves: list[Blocked]) -> list[Any]:
+    def _run(self, name: str, run: Callable[..., Any], task: Task, leaves: list[Blocked], **options: Any) -> list[Any]:
         """Run a task on every block; all of them are one message to the scheduler."""
-        run = uuid.uuid4().hex
-        rows = self.rows if task.with_rows else [None] * len(self.sizes)
-        keys = [f"xpreg-{name}-{run}-{i}" for i in range(len(self.sizes))]
-        parts = [leaf.data for leaf in leaves]
-        return self.client.map(function, self.starts, rows, *parts, task=task, key=keys, pure=False)
+        unique = uuid.uuid4().hex
+        starts = [[self.starts[i] for i in group] for group in self.groups]
+        rows = self.rows if task.with_rows else [None] * len(self.groups)
+        keys = [f"xpreg-{name}-{unique}-{i}" for i in range(len(self.groups))]
+        vectors = [leaf.data for leaf in leaves]
+        return self.client.map(run, starts, rows, *vectors, task=task, key=keys, pure=False, **options)
 
     def _map(self, task: Task, leaves: list[Blocked], meta: Array) -> Blocked:
-        return Blocked.leaf(self, meta, self._run("vector", _run_block, task, leaves))
+        return Blocked.leaf(self, meta, self._run("vector", _run_blocks, task, leaves))
 
     def _reduce(self, merge: Callable[[Any, Any], Any], task: Task, leaves: list[Blocked]) -> Any:
-        level = self._run("rows" if task.with_rows else "sums", _run_part, task, leaves)
-        while len(level) > 1:
-            groups = [level[i : i + ARITY] for i in range(0, len(level), ARITY)]
-            level = [g[0] if len(g) == 1 else self._submit("merge", merge_group, merge, g) for g in groups]
-        return _writable(self.client.gather(level[0]))
+        count = len(self.sizes)
+        kind = "rows" if task.with_rows else "sums"
+        places = {start: i for i, start in enumerate(self.starts)}
+        parts = self._run(kind, _run_nodes, task, leaves, merge=merge, places=places)
+        while len(parts) > ARITY:
+            groups = [parts[i : i + ARITY] for i in range(0, len(parts), ARITY)]
+            parts = [self._submit("join", join, merge, count, group) for group in groups]
+        if task.with_rows:  # (d, d), perhaps: put together before they travel
+            return _writable(self.client.gather(self._submit("root", root, merge, count, parts)))
+        return _writable(root(merge, count, self.client.gather(parts)))
 
 
-# -- what runs on a worker -------------------------------------------------------------------------
+# -- what runs on a worker, for the blocks of one group --------------------------------------------
 
 
-def _run_block(start: int, A: Array | None, *leaves: Array, task: Task) -> Array:
-    return task.run(start, A, leaves)
+def _run_blocks(starts: list[int], rows: list[Array] | None, *leaves: list[Array], task: Task) -> list[Any]:
+    return list(_results(starts, rows, leaves, task))
 
 
-def _run_part(start: int, A: Array | None, *leaves: Array, task: Task) -> Any:
-    part = task.run(start, A, leaves)
-    return tuple(map(B.to_numpy, part)) if isinstance(part, tuple) else B.to_numpy(part)
+def _results(starts: list[int], rows: list[Array] | None, leaves: Sequence[list[Array]], task: Task) -> Iterator[Any]:
+    for j, start in enumerate(starts):
+        yield task.run(start, None if rows is None else rows[j], [leaf[j] for leaf in leaves])
 
 
-def _place(part: Array, A: Array) -> Array:
-    return beside(part, A)
+def _run_nodes(
+    starts: list[int],
+    rows: list[Array] | None,
+    *leaves: list[Array],
+    task: Task,
+    merge: Callable[[Any, Any], Any],
+    places: dict[int, int],
+) -> Nodes:
+    nodes: Nodes = {}
+    for start, part in zip(starts, _results(starts, rows, leaves, task), strict=True):
+        part = tuple(map(B.to_numpy, part)) if isinstance(part, tuple) else B.to_numpy(part)
+        put(nodes, 0, places[start], part, merge, len(places))
+    return nodes
 
 
-def _full(value: float, A: Array) -> Array:
-    return B.full((A.shape[0],), value, A)
+def _itself(part: Array) -> Array:
+    return part
+
+
+def _place(parts: list[Array], rows: list[Array]) -> list[Array]:
+    return [beside(part, A) for part, A in zip(parts, rows, strict=True)]
+
+
+def _full(value: float, rows: list[Array]) -> list[Array]:
+    return [B.full((A.shape[0],), value, A) for A in rows]
 
 
 # -- on the client -----------------------------------------------------------------------------------
@@ -153,9 +208,13 @@ def _flat(keys: Any) -> list[Any]:
     return [keys] if isinstance(keys, tuple | str) else [key for part in keys for key in _flat(part)]
 
 
+def _distributed() -> Any:
+    return importlib.import_module("distributed")
+
+
 def _current_client() -> Any:
     try:
-        return importlib.import_module("distributed").get_client()
+        return _distributed().get_client()
     except (ImportError, ValueError) as error:
         raise InvalidArgumentError(
             "A is a Dask array, which needs a cluster, of one machine or many: pip install 'xpreg[dask]' and "

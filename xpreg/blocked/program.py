@@ -221,3 +221,38 @@ class Tree:
         """Return what has come, at least one part, put together."""
         groups = [value for value, count in self.levels if count]  # the last rows first
         return functools.reduce(lambda later, earlier: self.merge(earlier, later), groups)
+
+
+Nodes = dict[tuple[int, int], Any]
+"""Some nodes of the tree over a number of blocks, by level and place; no node whose children are all there is left out.
+
+Blocks may come in any order and from anywhere, and give the same bits as in a `Tree`.
+"""
+
+
+def put(nodes: Nodes, level: int, i: int, part: Any, merge: Callable[[Any, Any], Any], count: int) -> None:
+    """Add a node of the tree over ``count`` blocks; nodes whose children are all there take their place."""
+    while True:
+        nodes[level, i] = part
+        first = i // ARITY * ARITY
+        size = -(-count // ARITY**level)
+        family = [(level, j) for j in range(first, min(first + ARITY, size))]
+        if size == 1 or not all(child in nodes for child in family):
+            return
+        part = merge_group(merge, [nodes.pop(child) for child in family])
+        level, i = level + 1, i // ARITY
+
+
+def join(merge: Callable[[Any, Any], Any], count: int, several: Sequence[Nodes]) -> Nodes:
+    """Put together the nodes of several parts of the blocks."""
+    joined: Nodes = {}
+    for nodes in several:
+        for (level, i), part in nodes.items():
+            put(joined, level, i, part, merge, count)
+    return joined
+
+
+def root(merge: Callable[[Any, Any], Any], count: int, several: Sequence[Nodes]) -> Any:
+    """Put together the nodes of all blocks, and return what they all give."""
+    (value,) = join(merge, count, several).values()
+    return value

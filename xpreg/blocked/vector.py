@@ -180,8 +180,14 @@ class Blocked:
         return self._once(("pick", id(index)), lambda: self.store.reduce(add, Pick(index), self), index)
 
     def argmax(self) -> Array:
-        """Return the number of the row with the first largest entry, (...)."""
-        return self._once(("argmax",), lambda: self.store.reduce(merge_largest, largest_and_where, self))[1]
+        """Return the number of the row with the first largest entry, (..., 1); `pick` knows that entry afterwards."""
+        largest, index = self._once(("argmax",), self._argmax)
+        self.reduced["pick", id(index)] = largest, (index,)
+        return index
+
+    def _argmax(self) -> tuple[Array, Array]:
+        largest, index = self.store.reduce(merge_largest, largest_and_where, self)
+        return largest[..., None], index[..., None]
 
     def _once(self, key: tuple, work: Callable[[], Any], *alive: Any) -> Any:
         if key not in self.reduced:
@@ -302,7 +308,8 @@ def _reduction(name: str) -> Callable[..., Array]:
 
 def argmax(x: Blocked, *, axis: int, keepdims: bool = False) -> Array:
     """Return the numbers of the rows with the first largest entries."""
-    return _shaped(x, x.argmax(), axis, keepdims, "argmax")
+    index = x.argmax()
+    return _shaped(x, index if keepdims else index[..., 0], axis, False, "argmax")
 
 
 def take_along_axis(x: Blocked, indices: Array, *, axis: int = -1) -> Array:
