@@ -22,7 +22,10 @@ def test_the_twelve_lines_recover_what_they_hid(capsys):
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS[1:] if "cupy" not in b])
-def test_every_other_block_runs_after_it(block):
+def test_every_other_block_runs_after_it(block, tmp_path, monkeypatch):
+    if "dask" in block:
+        pytest.importorskip("distributed")
+    monkeypatch.chdir(tmp_path)
     names = {}
     exec(BLOCKS[0], names)
     names |= {"x": names["x_true"], "v": names["x_true"], "x0": None}
