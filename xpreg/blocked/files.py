@@ -18,8 +18,8 @@ from .. import backend as B
 from ..errors import InvalidArgumentError
 from .local import Source
 
-BLOCK_BYTES = 8 * 2**20
-"""Bytes of rows that are read at once, unless Gram matrices ask for more rows (`xpreg.backend.gram_rows`)."""
+BLOCK_BYTES = 16 * 2**20
+"""Bytes of rows that are read at once, up to whole blocks of a Gram matrix (`xpreg.backend.gram_rows`)."""
 
 AHEAD = 2
 """Blocks that are read while another one is worked on."""
@@ -50,7 +50,8 @@ class Rows(Source):
         self.like = np.empty((0, 0), dtype)
         row_bytes = shape[1] * dtype.itemsize
         if block_bytes is None:
-            self.block_rows = max(BLOCK_BYTES // row_bytes, B.gram_rows(np.empty((0, shape[1]), dtype)))
+            rows = B.gram_rows(np.empty((0, shape[1]), dtype))
+            self.block_rows = max(1, BLOCK_BYTES // (row_bytes * rows)) * rows
         else:
             self.block_rows = max(1, block_bytes // row_bytes)
 
