@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from .backend import Array, namespace
+from .backend import Array, full, namespace
 
 if TYPE_CHECKING:
     from .maps import Map
@@ -47,7 +47,7 @@ class Curvature:
             return dataclasses.replace(self, D=self.D + w2)
         xp = namespace(self.D)
         U = xp.stack(xp.broadcast_arrays(w2, self.centre), axis=-2)
-        zero, one = xp.zeros_like(self.D[..., 0]), xp.ones_like(self.D[..., 0])
+        zero, one = (full(self.D.shape[:-1], value, self.D) for value in (0.0, 1.0))
         K = symmetric_2x2(zero, one, -xp.sum(w2) * one)
         return dataclasses.replace(self, D=self.D + w2, U=U, K=K)
 

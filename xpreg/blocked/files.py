@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import importlib
+import io
 import mmap
 import os
 import queue
@@ -123,28 +124,26 @@ class NpyRows(Rows):
         room = B.free_memory(self.like)
         self.drop = hasattr(os, "posix_fadvise") and room is not None and self.nbytes > room // 2
 
-    def pieces(self) -> Iterator[tuple[tuple[int, int], int, int]]:
+    def pieces(self) -> Iterator[tuple[io.FileIO, int, int]]:
         for path, offset, rows in self.parts:
             with open(path, "rb", buffering=0) as file:
-                descriptor = file.fileno()
                 if hasattr(os, "posix_fadvise"):
-                    os.posix_fadvise(descriptor, offset, 0, os.POSIX_FADV_SEQUENTIAL)
+                    os.posix_fadvise(file.fileno(), offset, 0, os.POSIX_FADV_SEQUENTIAL)
+                file.seek(offset)
                 for first in range(0, rows, self.block_rows):
-                    yield (descriptor, offset), first, min(first + self.block_rows, rows)
+                    yield file, first, min(first + self.block_rows, rows)
 
-    def read(self, where: tuple[int, int], first: int, last: int, buffer: np.ndarray) -> np.ndarray:
-        descriptor, offset = where
+    def read(self, where: io.FileIO, first: int, last: int, buffer: np.ndarray) -> np.ndarray:
         block = buffer[: last - first]
         view = block.view(np.uint8).reshape(-1).data
-        position = offset + first * self.shape[1] * self.dtype.itemsize
-        done = 0
+        position, done = where.tell(), 0
         while done < len(view):
-            count = os.preadv(descriptor, [view[done:]], position + done)
-            if count == 0:
+            count = where.readinto(view[done:])
+            if not count:
                 raise InvalidArgumentError(f"{self.name} ends before its last row: it has changed since it was opened.")
             done += count
         if self.drop:
-            os.posix_fadvise(descriptor, position, done, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(where.fileno(), position, done, os.POSIX_FADV_DONTNEED)
         return block
 
 

@@ -138,6 +138,11 @@ class Reduce:
         return getattr(namespace(value), self.name)(value, axis=-1)
 
 
+def sums(start: int, A: Array | None, *values: Array) -> tuple[Array, ...]:
+    """The kernel of several sums."""
+    return tuple(namespace(value).sum(value, axis=-1) for value in values)
+
+
 def largest_and_where(start: int, A: Array | None, value: Array) -> tuple[Array, Array]:
     """The kernel of argmax: the largest entry, and the number of its row."""
     xp = namespace(value)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import backend as B
 from ..backend import Array, Namespace, namespace
-from .program import MERGES, Pick, Program, Reduce, Slot, add, call, is_array, largest_and_where, merge_largest
+from .program import MERGES, Pick, Program, Reduce, Slot, add, call, is_array, largest_and_where, merge_largest, sums
 
 if TYPE_CHECKING:
     from .store import Store
@@ -251,6 +251,7 @@ class BlockedNamespace:
         self._xp, self._functions, self._prefix = xp, functions, prefix
         self.__name__ = f"xpreg.blocked({xp.__name__})"
         if not prefix:
+            self.row_sums = row_sums  # what `xpreg.backend.row_sums` asks for
             self.linalg = BlockedNamespace(xp.linalg, {"vector_norm": vector_norm}, "linalg.")
 
     def __getattr__(self, name: str) -> Any:
@@ -315,6 +316,11 @@ def argmax(x: Blocked, *, axis: int, keepdims: bool = False) -> Array:
 def take_along_axis(x: Blocked, indices: Array, *, axis: int = -1) -> Array:
     """Return the entries (..., m) of the rows ``indices``."""
     return _shaped(x, x.pick(indices), axis, False, "take_along_axis")
+
+
+def row_sums(*vectors: Blocked) -> tuple[Array, ...]:
+    """Return the sums over the rows of several vectors, from one pass."""
+    return vectors[0].store.reduce(add, sums, *vectors)
 
 
 def vecdot(x1: Any, x2: Any, *, axis: int = -1) -> Array:

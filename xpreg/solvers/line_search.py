@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from .. import backend as B
 from ..backend import Array, namespace, quiet
 from ..problem import Point
 from .base import Direction
@@ -113,9 +114,9 @@ def value_noise(point: Point) -> Array:
     dz = z_noise(point)
     D = point.gauss_newton().sensitivity()
     xp = namespace(D)
-    first = xp.sum(xp.abs(point.g_z), axis=-1)
+    first, second = B.row_sums(xp.abs(point.g_z), D)
     own = 4.0 * float(xp.finfo(point.x.dtype).eps) * xp.abs(point.values)
-    noise = own + dz * first + 0.5 * dz * dz * xp.sum(D, axis=-1)
+    noise = own + dz * first + 0.5 * dz * dz * second
     w2 = _weights_in_y(point)
     return noise if w2 is None else noise + y_noise(point) * xp.sum(xp.abs(w2 * point.y), axis=-1)
 
