@@ -70,6 +70,23 @@ def memory(field):
     return int(line.split()[1]) * 1024
 
 
+def measure_passes(path, rows, x, rounds):
+    z = rows.apply(x)
+    multiply = rows.gram_operator(z)
+    passes = {
+        "read, nothing else": lambda: read(path),
+        "z = A x": lambda: rows.apply(x),
+        "A^T z": lambda: rows.adjoint(z),
+        "A^T D A v": lambda: multiply(x),
+    }
+    seconds = {name: [] for name in passes}
+    for _ in range(rounds):
+        for name, function in passes.items():
+            seconds[name].append(cold(path, function))
+    seconds["Gram matrix"] = [cold(path, lambda: rows.gram(z))]
+    return seconds
+
+
 def measure(path, rounds, products):
     """Print the measurements as JSON: in a process of its own, whose peak of memory is theirs."""
     rng = np.random.default_rng(1)
@@ -84,23 +101,8 @@ def measure(path, rounds, products):
     base = memory("VmHWM")
 
     problem = xpreg.SoftmaxRegression(xpreg.io.open_rows(path), b)
-    x, v = 0.02 * rng.standard_normal((2, 1, d))
-    rows = problem.rows
-    z = rows.apply(x)
-    multiply = rows.gram_operator(z)
-    passes = {
-        "read, nothing else": lambda: read(path),
-        "z = A x": lambda: rows.apply(x),
-        "A^T z": lambda: rows.adjoint(z),
-        "A^T D A v": lambda: multiply(v),
-    }
-    seconds = {name: [] for name in passes}
-    for _ in range(rounds):
-        for name, function in passes.items():
-            seconds[name].append(cold(path, function))
-    seconds["Gram matrix"] = [cold(path, lambda: rows.gram(z))]
-
-    del z, multiply, passes
+    rows, x = problem.rows, 0.02 * rng.standard_normal((1, d))
+    seconds = measure_passes(path, rows, x, rounds)
     dropping = []
     stream = type(rows.store.source).stream
 
@@ -109,7 +111,7 @@ def measure(path, rounds, products):
         return stream(self)
 
     type(rows.store.source).stream = cold_stream
-    taken = timed(lambda: xpreg.minimize(problem, x[0], method="newton-cg", maxiter=2, max_products=products))
+    taken = timed(lambda: xpreg.minimize(problem, x[0, :], method="newton-cg", maxiter=2, max_products=products))
     solve = {"seconds": taken - sum(dropping), "passes": len(dropping)}
     print(json.dumps({"seconds": seconds, "solve": solve, "peak": memory("VmHWM") - base}))
 
