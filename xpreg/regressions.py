@@ -19,9 +19,9 @@ from .problem import Problem
 SHARED_PARAMETERS = """
     Parameters
     ----------
-    A : array (n, d), the rows; shared by a stack. Or a CSR matrix: of SciPy beside NumPy arrays, of cupyx beside CuPy's.
-        Or rows that are never in one place: a memory map or `xpreg.io.open_rows` of files larger than memory, or a
-        Dask array in blocks of whole rows
+    A : array (n, d), the rows; shared by a stack. Or a CSR matrix: of SciPy beside NumPy arrays, of cupyx beside
+        CuPy's. Or rows that are never in one place: a memory map or `xpreg.io.open_rows` of files larger than memory,
+        or a Dask array in blocks of whole rows
     b : array (n,), or (..., n) for a stack of independent problems
     weights : number or array (n,), the w of the regulariser 0.5 |diag(w) A x|^2
     device : ``"cpu"``, ``"cuda"`` or ``"cuda:N"`` moves all arrays there first; None leaves them where they are
