@@ -103,6 +103,16 @@ def test_a_stack_and_several_starts_are_solved_as_in_memory(backend, rng):
     np.testing.assert_allclose(backend.numpy(xpreg.minimize(one, x0).x), np.tile(x[0], (7, 1)), atol=1e-6)
 
 
+def test_a_large_stack_is_solved_in_parts(rng, monkeypatch):
+    A, _, x = data("softmax", rng, n=N, d=4, k=9)
+    b = realisable("softmax", LOSSES["softmax"], A, x)
+    monkeypatch.setattr("xpreg.solvers.entry.WORKING_BYTES", 4 * 14 * N * 8)
+    records = []
+    found = xpreg.minimize(xpreg.SoftmaxRegression(in_blocks(A), b, weights=np.asarray(0.0)), callback=records.append)
+    assert len({record.problems for record in records}) > 1
+    np.testing.assert_allclose(found.x, x, atol=1e-6)
+
+
 def test_saturated_and_float32_problems_stay_as_exact_as_in_memory(rng):
     A = rng.standard_normal((N, 4)).astype("f4")
     b = rng.dirichlet(np.ones(N)).astype("f4")
@@ -213,6 +223,9 @@ def test_a_vector_is_freed_with_its_last_use(vectors):
         lambda v, xp: xp.stack([v, v], axis=-1),
         lambda v, xp: xp.reshape(v, (-1,)),
         lambda v, xp: v + np.ones(N),
+        lambda v, xp: np.sum(v),
+        lambda v, xp: np.asarray(v),
+        lambda v, xp: v + BlockRows(xpreg.blocked.LocalStore(in_blocks(np.ones((N, 1))))).full(1.0),
     ],
 )
 def test_what_would_mix_blocks_is_refused(vectors, wrong):

@@ -47,7 +47,7 @@ class DaskStore(Store):
         self.sizes = [size for size in A.chunks[0] if size]
         self.starts = [0, *itertools.accumulate(self.sizes)][:-1]
         self.n, self.d = sum(self.sizes), A.shape[1]
-        self.like = np.empty((0, 0), A.dtype)
+        self.like, self.meta = np.empty((0, 0), A.dtype), A._meta
         blocks = self._persisted(A)
         self.groups = self._grouped(blocks)
         self.rows = [[blocks[i] for i in group] for group in self.groups]
@@ -121,7 +121,7 @@ class DaskStore(Store):
         for group, future in zip(self.groups, self.keep(x).data, strict=True):
             for j, i in enumerate(group):
                 part = delayed(self._submit("part", operator.getitem, future, j))
-                meta = np.empty((0,) * x.ndim, x.dtype)
+                meta = B.empty((0,) * x.ndim, self.meta, dtype=x.dtype)
                 blocks[i] = da.from_delayed(part, (*x.shape[:-1], self.sizes[i]), meta=meta)
         return da.concatenate([blocks[i] for i in range(len(self.sizes))], axis=-1)
 

@@ -91,7 +91,7 @@ class ArrayBlocks(Source):
     """Rows in a list of arrays (n_i, d) of any library."""
 
     def __init__(self, blocks: Sequence[Array]):
-        self.blocks = list(blocks)
+        self.blocks = [block for block in blocks if block.shape[0]]
         self.shape = sum(block.shape[0] for block in blocks), blocks[0].shape[1]
         self.like = blocks[0][:0, :0]
 

@@ -93,7 +93,9 @@ class Blocked:
     @staticmethod
     def operation(name: str, *args: Any, **kwargs: Any) -> Blocked:
         """Note an operation; the same one as before is the same object."""
-        store = next(a.store for a in args if isinstance(a, Blocked))
+        store, *others = {id(a.store): a.store for a in args if isinstance(a, Blocked)}.values()
+        if others:
+            raise TypeError(f"{name} of vectors on {store!r} and on {others[0]!r}: their blocks are not the same.")
         key = (name, *map(_key, args), *((k, _key(v)) for k, v in kwargs.items()))
         found = _known.get(key)
         if found is not None:
@@ -137,6 +139,9 @@ class Blocked:
 
     def __bool__(self) -> bool:
         raise _refusal("the truth of a whole vector")
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        raise _refusal("an array of NumPy")
 
     def __len__(self) -> int:
         return self.shape[0]
