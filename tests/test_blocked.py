@@ -78,6 +78,36 @@ def test_derivatives_equal_those_in_memory(backend, rng, loss, weights, k):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("weights", ["none", "vector"])
+def test_value_and_gradient_come_from_one_pass(backend, rng, monkeypatch, loss, weights):
+    A, b, x = data(loss, rng, n=N, d=4)
+    A, b, x = (backend.array(array) for array in (A, b, 0.5 * x))
+    w = {"none": 0.0, "vector": backend.array(rng.random(N))}[weights]
+    problem, expected = LOSSES[loss](in_blocks(A, SIZES[::-1]), b, weights=w), LOSSES[loss](A, b, weights=w).at(x)
+    count = passes(problem, monkeypatch)
+    value, grad = problem.value_and_grad(x)
+    assert relative(backend.numpy(value), backend.numpy(expected.value)) < 1e-12
+    assert relative(backend.numpy(grad), backend.numpy(expected.grad)) < 1e-12
+    if problem.head.separable:
+        assert count[0] == 1
+    if problem.head.kernel and loss == "softmax":
+        assert count[0] <= 3  # of which one looks at the first block only; here blocks are too small to guess well
+
+
+@pytest.mark.parametrize("loss", ["softmax", "resnet-softmax"])
+def test_a_glance_and_one_pass_are_enough_when_blocks_are_large(rng, monkeypatch, loss):
+    n = 40_000
+    A, x = 0.5 * rng.standard_normal((n, 3)), rng.standard_normal(3)
+    A -= A.mean(axis=0)
+    problem = LOSSES[loss](in_blocks(A, (n // 2, n // 2)), rng.dirichlet(np.ones(n)))
+    count = passes(problem, monkeypatch)
+    _, grad = problem.value_and_grad(x)
+    assert count[0] == 2
+    point = problem.at(x)
+    assert relative(grad, point.grad) < 1e-12
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("method", ["newton", "newton-cg", "gradient-descent"])
 def test_every_loss_is_solved_as_in_memory(backend, rng, loss, method):
     A, b, x = data(loss, rng, n=N, d=4)

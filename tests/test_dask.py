@@ -70,6 +70,10 @@ def test_derivatives_equal_those_in_memory(client, rng, loss, k):
     assert relative(found.grad, expected.grad) < 1e-12
     assert relative(found.hess(), expected.hess()) < 1e-12
     assert relative(found.hvp(v), expected.hvp(v)) < 1e-12
+    problem = LOSSES[loss](in_chunks(A), b, weights=w)
+    value, grad = problem.value_and_grad(x)
+    assert relative(value, expected.value) < 1e-12
+    assert relative(grad, expected.grad) < 1e-12
     assert relative(found.predict().compute(), expected.predict()) < 1e-12
 
 

@@ -49,6 +49,7 @@ class DaskStore(Store):
         self.n, self.d = sum(self.sizes), A.shape[1]
         self.like, self.meta = np.empty((0, 0), A.dtype), A._meta
         blocks = self._persisted(A)
+        self._first = blocks[0]
         self.groups = self._grouped(blocks)
         self.rows = [[blocks[i] for i in group] for group in self.groups]
 
@@ -125,6 +126,9 @@ class DaskStore(Store):
                 blocks[i] = da.from_delayed(part, (*x.shape[:-1], self.sizes[i]), meta=meta)
         return da.concatenate([blocks[i] for i in range(len(self.sizes))], axis=-1)
 
+    def glance(self, kernel: Callable[[int, Array], Any]) -> Any:
+        return _writable(self.client.gather(self._submit("glance", _glance, kernel, self.starts[0], self._first)))
+
     # -- running ----------------------------------------------------------------------------------
 
     def _submit(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
@@ -180,6 +184,10 @@ def _run_nodes(
         part = tuple(map(B.to_numpy, part)) if isinstance(part, tuple) else B.to_numpy(part)
         put(nodes, 0, places[start], part, merge, len(places))
     return nodes
+
+
+def _glance(kernel: Callable[[int, Array], Any], start: int, A: Array) -> Array:
+    return B.to_numpy(kernel(start, A))
 
 
 def _itself(part: Array) -> Array:

@@ -9,7 +9,7 @@ import mmap
 import os
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ class Rows(Source):
     def read(self, where: Any, first: int, last: int, buffer: np.ndarray) -> np.ndarray:
         """Read one block; into ``buffer`` (block_rows, d), where that saves a copy."""
 
-    def stream(self) -> Iterator[tuple[slice, np.ndarray]]:
+    def stream(self) -> Generator[tuple[slice, np.ndarray]]:
         """Yield every block, read by another thread that is at most `AHEAD` blocks ahead."""
         free: queue.SimpleQueue[np.ndarray | None] = queue.SimpleQueue()
         ready: queue.SimpleQueue[Any] = queue.SimpleQueue()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 from .. import backend as B
@@ -29,7 +30,7 @@ class Source(abc.ABC):
     like: Array
 
     @abc.abstractmethod
-    def stream(self) -> Iterator[tuple[slice, Array]]:
+    def stream(self) -> Generator[tuple[slice, Array]]:
         """Yield every block: which rows, and the rows, which are valid until the next block is asked for."""
 
 
@@ -61,6 +62,11 @@ class LocalStore(Store):
     def gather(self, x: Blocked) -> Array:
         kept = self.keep(x)
         return kept.data if kept is not x else namespace(x.data).asarray(x.data, copy=True)
+
+    def glance(self, kernel: Callable[[int, Array], Any]) -> Any:
+        with contextlib.closing(self.source.stream()) as blocks:
+            rows, A = next(blocks)
+            return kernel(rows.start, B.to_device(A, self.device))
 
     def _blocks(self, task: Task) -> Iterator[tuple[slice, Array | None]]:
         if task.with_rows:
@@ -98,7 +104,7 @@ class ArrayBlocks(Source):
     def __repr__(self) -> str:
         return f"{len(self.blocks)} blocks of rows in memory"
 
-    def stream(self) -> Iterator[tuple[slice, Array]]:
+    def stream(self) -> Generator[tuple[slice, Array]]:
         start = 0
         for block in self.blocks:
             yield slice(start, start + block.shape[0]), block

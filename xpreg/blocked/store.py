@@ -50,6 +50,10 @@ class Store(abc.ABC):
         return self._map(Task(program, kernel, with_rows=True), [], meta)
 
     @abc.abstractmethod
+    def glance(self, kernel: Callable[[int, Array], Any]) -> Any:
+        """Return ``kernel(start, A)`` of one block, always the same."""
+
+    @abc.abstractmethod
     def hold(self, v: Array, name: str) -> Blocked:
         """Split an array (..., n) of the user's, called ``name``, into blocks beside the rows."""
 
