@@ -299,6 +299,18 @@ def test_rows_in_files_are_solved_as_in_memory(matrix, tmp_path, kind):
     assert str(tmp_path) in repr(problem.rows.store)
 
 
+def test_a_file_that_does_not_fit_leaves_nothing_in_the_file_cache(matrix, tmp_path, monkeypatch):
+    monkeypatch.setattr(B, "free_memory", lambda like: 2000)
+    rows = as_file("npy", matrix[0], tmp_path)
+    dropped = []
+    monkeypatch.setattr(files.os, "posix_fadvise", lambda *arguments: dropped.append(arguments[1:]), raising=False)
+    blocks = [block.copy() for _, block in rows.stream()]
+    np.testing.assert_array_equal(np.concatenate(blocks), matrix[0])
+    begin = rows.parts[0][1]
+    dont_need = [(first, size) for first, size, advice in dropped if advice == files.os.POSIX_FADV_DONTNEED]
+    assert dont_need == [(begin + 224 * i, 224) for i in range(17)] + [(begin + 224 * 17, 32)]
+
+
 def test_what_is_computed_from_a_memmap_is_an_ordinary_array(matrix, tmp_path):
     mapped = as_file("memmap", matrix[0], tmp_path)
     for A in (mapped + 1.0, np.load(tmp_path / "A.npy", mmap_mode="c")):

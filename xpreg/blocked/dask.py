@@ -154,7 +154,7 @@ class DaskStore(Store):
         while len(parts) > ARITY:
             groups = [parts[i : i + ARITY] for i in range(0, len(parts), ARITY)]
             parts = [self._submit("join", join, merge, count, group) for group in groups]
-        if task.with_rows:  # (d, d), perhaps: put together before they travel
+        if task.with_rows:  # of the size of x, or (d, d): put together before they travel
             return _writable(self.client.gather(self._submit("root", root, merge, count, parts)))
         return _writable(root(merge, count, self.client.gather(parts)))
 
