@@ -256,6 +256,8 @@ class Point:
 
     def _wanted_next(self) -> list[Array]:
         """The columns of the exact curvature: the Hessian, in whatever form, begins with A^T times them."""
+        if self.rows.inner is not self.rows:  # two layers: those are columns of another matrix
+            return []
         curvature = self.curvature()
         return [columns for columns in (curvature.centre, curvature.U) if columns is not None]
 
@@ -280,6 +282,10 @@ class Point:
 
     def curvature(self) -> Curvature:
         """Exact second derivative in z, the regulariser and what the map adds in y included."""
+        return self._curvature
+
+    @functools.cached_property
+    def _curvature(self) -> Curvature:
         return self._in_y(self.head.curvature(), self.rows.bend(self.g_h))
 
     def gauss_newton(self) -> Curvature:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from .. import backend as B
 from .. import kernels
@@ -30,13 +30,14 @@ class DenseRows(Map):
         self.A = A
         self.n, self.d = A.shape
         self._packed_block: tuple[slice, Array, Array] | None = None
+        self._moments: dict[int, tuple[Array, Array]] = {}
 
     @property
     def like(self) -> Array:
         return self.A
 
     def release(self) -> None:
-        self._packed_block = None
+        self._packed_block, self._moments = None, {}
 
     def to_device(self, device: str | None) -> DenseRows:
         return DenseRows(B.to_device(self.A, device))
@@ -44,7 +45,26 @@ class DenseRows(Map):
     def apply(self, x: Array) -> Array:
         return _rows_times(self.A, x)
 
+    def adjoint_beside(self, v: Array, others: Callable[[], Sequence[Array]]) -> Array:
+        """For one problem all in one sweep; what is found for the others is kept until the next time."""
+        if v.shape[0] != 1:
+            return self.adjoint(v)
+        xp = namespace(v)
+        vectors = [v, *others()]
+        flat = [xp.reshape(u, (-1, self.n)) for u in vectors]
+        (found,) = self.sweep(lambda rows, X: (xp.concat([u[:, rows] for u in flat]) @ X,))
+        first = 0
+        self._moments = {}
+        for u, one in zip(vectors, flat, strict=True):
+            last = first + one.shape[0]
+            self._moments[id(u)] = u, xp.reshape(found[first:last, :], (*u.shape[:-1], self.d))
+            first = last
+        return self._moments[id(v)][1]
+
     def adjoint(self, v: Array) -> Array:
+        known = self._moments.get(id(v))
+        if known is not None:
+            return known[1]
         xp = namespace(v)
         columns = xp.reshape(v, (-1, self.n))
         if columns.shape[0] > FEW_COLUMNS:
@@ -74,8 +94,6 @@ class DenseRows(Map):
     def blocks(self) -> Iterator[slice]:
         """Yield slices of rows, the blocks of a sweep."""
         yield from B.blocks(slice(0, self.n), B.sweep_rows(self.A))
-
-    hands_out_rows = True
 
     def take_rows(self, which: slice | Array) -> Array:
         return self.A[which, :] if isinstance(which, slice) else namespace(self.A).take(self.A, which, axis=0)
