@@ -351,6 +351,30 @@ def test_a_newton_step_reads_the_rows_three_times(rng, monkeypatch, loss):
     assert count[0] == 4
 
 
+def test_a_run_goes_on_from_a_checkpoint_of_the_same_rows_only(matrix, tmp_path):
+    A, b = matrix
+    path, stop = tmp_path / "run.npz", {"maxiter": 2, "checkpoint": tmp_path / "run.npz"}
+    assert not xpreg.minimize(xpreg.SoftmaxRegression(in_blocks(A), b, weights=0.01), **stop).success
+    with np.load(path) as kept:
+        assert max(kept[name].size for name in kept.files) < N  # nothing with one entry per row
+    go_on = {"checkpoint": path, "resume": True}
+    found = xpreg.minimize(xpreg.SoftmaxRegression(in_blocks(A), b, weights=0.01), **go_on)
+    expected = xpreg.minimize(xpreg.SoftmaxRegression(in_blocks(A), b, weights=0.01))
+    assert found.nit == expected.nit
+    np.testing.assert_allclose(found.x, expected.x, rtol=1e-9)
+    for others in ((A[::-1], b), (A, b[::-1])):
+        with pytest.raises(xpreg.InvalidArgumentError, match="belongs to another run"):
+            xpreg.minimize(xpreg.SoftmaxRegression(in_blocks(others[0]), others[1], weights=0.01), **go_on)
+
+
+def test_the_default_method_knows_what_reading_a_file_costs(rng, tmp_path, monkeypatch):
+    monkeypatch.setattr("xpreg.solvers.auto.SMALL", 0)
+    A, b = rng.standard_normal((300, 40)), rng.dirichlet(np.ones(300))
+    np.save(tmp_path / "A.npy", A)
+    result = xpreg.minimize(xpreg.SoftmaxRegression(open_rows(tmp_path / "A.npy"), b), maxiter=2)
+    assert "a Gram matrix costs no more than reading the rows" in result.message
+
+
 # -- reading ahead -----------------------------------------------------------------------------------
 
 

@@ -95,6 +95,16 @@ def test_solutions_equal_those_in_memory(client, rng, loss, method):
     assert relative(found.x, expected.x) < 1e-9
 
 
+def test_a_run_goes_on_from_a_checkpoint(client, matrix, tmp_path):
+    A, b = matrix
+    path = tmp_path / "run.npz"
+    expected = xpreg.minimize(xpreg.SoftmaxRegression(in_chunks(A), b), checkpoint=path, checkpoint_every=3)
+    found = xpreg.minimize(xpreg.SoftmaxRegression(in_chunks(A), b), checkpoint=path, resume=True)
+    assert found.success
+    assert found.nit == expected.nit
+    np.testing.assert_allclose(found.x, expected.x, rtol=1e-9)
+
+
 def test_b_and_weights_may_be_dask_arrays(client, rng):
     A, _, x = data("softmax", rng, n=N, d=4, k=3)
     b = realisable("softmax", LOSSES["softmax"], A, 0.3 * x)

@@ -22,6 +22,9 @@ from .local import Source
 BLOCK_BYTES = 16 * 2**20
 """Bytes of rows that are read at once, up to whole blocks of a Gram matrix (`xpreg.backend.gram_rows`)."""
 
+SLOWNESS = 10.0
+"""How much longer a file takes to read than memory: 5 to 10 from the file cache, 10 to 40 from a solid-state disk."""
+
 AHEAD = 2
 """Blocks that are read while another one is worked on."""
 
@@ -35,6 +38,8 @@ class Rows(Source):
     dtype : NumPy's
     block_rows : rows in memory at once, three times: one block in use and two that are read ahead
     """
+
+    slowness = SLOWNESS
 
     def __init__(self, name: str, shape: tuple[int, int], dtype: np.dtype, block_bytes: int | None):
         if dtype not in (np.float32, np.float64) or not dtype.isnative:

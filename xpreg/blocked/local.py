@@ -24,10 +24,12 @@ class Source(abc.ABC):
     ----------
     shape : (n, d)
     like : a small array of the library and dtype of the rows
+    slowness : how much longer reading them takes than in memory, about
     """
 
     shape: tuple[int, int]
     like: Array
+    slowness: float = 1.0
 
     @abc.abstractmethod
     def stream(self) -> Generator[tuple[slice, Array]]:
@@ -46,6 +48,7 @@ class LocalStore(Store):
     def __init__(self, source: Source, device: str | None = None):
         self.source, self.device = source, device
         self.n, self.d = source.shape
+        self.slowness = source.slowness
         self.like = B.to_device(source.like, device)
 
     def __repr__(self) -> str:

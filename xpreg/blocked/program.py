@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -162,6 +163,17 @@ class Pick:
         index = xp.broadcast_to(xp.where(inside, index, xp.zeros_like(index)), (*value.shape[:-1], index.shape[-1]))
         picked = xp.take_along_axis(value, index, axis=-1)
         return xp.where(inside, picked, xp.zeros_like(picked))
+
+
+def digest(start: int, A: Array | None, value: Array) -> list[int]:
+    """The kernel of a hash of the entries."""
+    host = B.to_numpy(value)
+    return list(hashlib.sha256(f"{host.dtype} {host.shape}".encode() + host.tobytes()).digest())
+
+
+def merge_digests(a: Sequence[int], b: Sequence[int]) -> list[int]:
+    """Hash two hashes together."""
+    return list(hashlib.sha256(bytes(map(int, (*a, *b)))).digest())
 
 
 def merge_largest(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:

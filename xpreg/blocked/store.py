@@ -20,11 +20,13 @@ class Store(abc.ABC):
     ----------
     n, d : numbers of rows and columns
     like : a small array of the library, on the device and in the dtype that x has
+    slowness : how much longer reading the rows takes than in memory, about
     """
 
     n: int
     d: int
     like: Array
+    slowness: float = 1.0
 
     def reduce(
         self,

@@ -9,7 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 from .. import backend as B
 from ..backend import Array, Namespace, namespace
-from .program import MERGES, Pick, Program, Reduce, Slot, add, call, is_array, largest_and_where, merge_largest, sums
+from .program import (
+    MERGES,
+    Pick,
+    Program,
+    Reduce,
+    Slot,
+    add,
+    call,
+    digest,
+    is_array,
+    largest_and_where,
+    merge_digests,
+    merge_largest,
+    sums,
+)
 
 if TYPE_CHECKING:
     from .store import Store
@@ -193,6 +207,10 @@ class Blocked:
     def _argmax(self) -> tuple[Array, Array]:
         largest, index = self.store.reduce(merge_largest, largest_and_where, self)
         return largest[..., None], index[..., None]
+
+    def digest(self) -> bytes:
+        """Return a hash of the entries, which is another one for another division into blocks."""
+        return bytes(self.store.reduce(merge_digests, digest, self))
 
     def _once(self, key: tuple, work: Callable[[], Any], *alive: Any) -> Any:
         if key not in self.reduced:

@@ -24,8 +24,6 @@ class Chain(abc.ABC):
     """What users call the matrix whose rows belong to b, for messages."""
     has_kinks: bool = False
     """Whether the gradient jumps across the faces y_i = 0."""
-    has_rows: bool = True
-    """Whether single rows can be had, which sampling needs."""
 
     @property
     @abc.abstractmethod
@@ -145,6 +143,10 @@ class Map(Chain):
     def one(self, i: int) -> Map:
         """Return the map of the i-th problem of a stack: this one, unless every problem has its own."""
         return self
+
+    def combination(self) -> Array:
+        """Return A^T v (d,) for a fixed random v (n,): it tells one A from another."""
+        return self.adjoint(B.random_normal((1, self.n), 0, self.like))[0, :]
 
     @property
     def gram_products(self) -> float:

@@ -27,8 +27,6 @@ class BlockRows(Map):
     store : holds the blocks, and runs on them what is asked for
     """
 
-    has_rows = False
-
     def __init__(self, store: Store):
         self.store = store
         self.n, self.d = store.n, store.d
@@ -99,6 +97,13 @@ class BlockRows(Map):
 
         return product
 
+    def combination(self) -> Array:
+        return self._pass(_combination)
+
+    @property
+    def gram_products(self) -> float:
+        return max(1.0, super().gram_products / self.store.slowness)
+
     # -- one pass at the beginning ------------------------------------------------------------------
 
     @functools.cached_property
@@ -148,6 +153,11 @@ def _adjoints(start: int, A: Array, *vectors: Array) -> tuple[Array, ...]:
         out.append(xp.reshape(found[first : first + rows.shape[0], :], (*v.shape[:-1], A.shape[1])))
         first += rows.shape[0]
     return tuple(out)
+
+
+def _combination(start: int, A: Array) -> Array:
+    v = B.random_normal((1, A.shape[0]), [0, start], A)
+    return DenseRows(A).adjoint(v)[0, :]
 
 
 @dataclasses.dataclass(frozen=True)

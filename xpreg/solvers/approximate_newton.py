@@ -114,7 +114,7 @@ class ApproximateNewton(NewtonCG):
     def start(self, problem: Problem) -> None:
         super().start(problem)
         self.draws, self.kept = 0, [0]
-        if not problem.rows.has_rows:
+        if not problem.rows.inner.hands_out_rows:
             raise problem.rows.inner.no_rows()
         if self.diagonal == "regulariser":
             smallest = 0.0 if problem.w2 is None else float(namespace(problem.w2).min(problem.w2))

@@ -10,6 +10,7 @@ from typing import Any
 from .. import backend as B
 from .. import checkpoint
 from ..backend import Array, namespace
+from ..blocked import Blocked
 from ..checkpoint import place
 from ..errors import InvalidArgumentError
 from ..problem import Problem
@@ -24,7 +25,7 @@ class RunCheckpoint(checkpoint.Checkpoint):
 
     b, weights and the start must agree bit for bit. Of the matrices one combination of the rows, A^T v for a fixed v,
     must agree up to rounding: so a run may go on with another BLAS, or on another device, though not with the same
-    bits.
+    bits. Of rows in blocks z = A x is not kept, but worked out anew: the same up to rounding.
 
     Parameters
     ----------
@@ -50,7 +51,9 @@ class RunCheckpoint(checkpoint.Checkpoint):
         """Keep the state after an iteration, before the finished problems are taken out of the stack."""
         if history[-1].nit % self.every:
             return
-        arrays = {"x": loop.point.x, "y": loop.point.y, "reach": loop.reach}
+        arrays = {"x": loop.point.x, "reach": loop.reach}
+        if not isinstance(loop.point.y, Blocked):  # with one entry per row, it stays where the rows are
+            arrays["y"] = loop.point.y
         arrays |= {f"loop_{name}": getattr(loop, name) for name in HOST_ARRAYS}
         state, numbers = loop.method.remembered()
         arrays |= {f"method_{name}": value for name, value in state.items()}
@@ -102,7 +105,8 @@ class RunCheckpoint(checkpoint.Checkpoint):
         problem = loop.point.problem
         if len(loop.ids) < problem.size:
             problem = problem.take(B.new(loop.ids, like, dtype=namespace(like).int64))
-        loop.point = problem.point(place(arrays["x"], like), place(arrays["y"], like))
+        y = place(arrays["y"], like) if "y" in arrays else None
+        loop.point = problem.point(place(arrays["x"], like), y)
         B.read(loop.point.values, namespace(like).sum(loop.point.least_grads, axis=-1))  # as the search left them
         loop.reach = place(arrays["reach"], like)
         loop.nit, loop.resumed, loop.done = meta["nit"], meta["resumed"], _unpack("done", arrays, like)
@@ -119,15 +123,16 @@ SAME = "problem, start, method, options and tol"
 
 def combination(rows: Any) -> tuple[Array, Array]:
     """Return A^T v (d,) for a fixed random v, and how far rounding may change it."""
-    v = B.random_normal((1, rows.n), 0, rows.like)
-    xp = namespace(v)
-    slack = float(xp.finfo(v.dtype).eps) ** 0.75 * xp.linalg.vector_norm(v)
-    return rows.adjoint(v)[0, :], slack * rows.column_norms
+    slack = float(namespace(rows.like).finfo(rows.like.dtype).eps) ** 0.75 * rows.n**0.5
+    return rows.combination(), slack * rows.column_norms
 
 
 def _hash(*arrays: Array | None) -> str:
     digest = hashlib.sha256()
     for array in arrays:
+        if isinstance(array, Blocked):
+            digest.update(array.digest())
+            continue
         host = None if array is None else B.to_numpy(array)
         digest.update(b"none" if host is None else f"{host.dtype} {host.shape}".encode() + host.tobytes())
     return digest.hexdigest()

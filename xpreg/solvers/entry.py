@@ -72,8 +72,8 @@ def minimize(
     certify : True evaluates the theorems' conditions at the solution, `Result.certificate`; about two Newton steps more
     checkpoint : path of a file that keeps the run; replaced atomically
     checkpoint_every : iterations between two saves
-    resume : go on from the checkpoint. The result is that of an uninterrupted run, bit for bit on the same machine;
-        maxiter may differ
+    resume : go on from the checkpoint. The result is that of an uninterrupted run, bit for bit on the same machine
+        (up to rounding for rows in blocks); maxiter may differ
     **options : of the method, see `xpreg.solvers.METHODS`
 
     Returns
