@@ -52,7 +52,7 @@ def gram_path(request, monkeypatch):
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("k", [None, 3])
 @pytest.mark.parametrize("weights", [0.0, 0.3])
-def test_every_loss_equals_its_dense_twin(rng, loss, k, weights):
+def test_every_loss_equals_its_dense_twin(rng, gram_path, loss, k, weights):
     sparse, dense, x = both(loss, rng, k=k, weights=weights)
     v = rng.standard_normal(x.shape)
     assert isinstance(sparse.rows, SparseRows)
@@ -156,7 +156,7 @@ def test_the_sparse_gram_keeps_its_digits(rng, monkeypatch, saturation, column):
 
 
 def test_weights_of_both_signs_are_no_reason_to_leave_the_sparse_product(rng, monkeypatch):
-    """A negative diagonal entry is curvature, not cancellation."""
+    """A small or negative diagonal entry is curvature, not cancellation."""
     monkeypatch.setattr("xpreg.backend.sparse.SPARSE_GRAM", 1.0)
     monkeypatch.setattr(SparseRows, "_dense_gram", None)  # not used
     A, f = thin(rng.standard_normal((400, 40)), rng, 0.2), rng.dirichlet(np.ones(400))
