@@ -168,6 +168,26 @@ def test_success_is_never_claimed_where_a_step_still_goes_down(rng, options):
             assert result.status in (xpreg.Status.MAXITER, xpreg.Status.STALLED)
 
 
+def test_a_unit_that_switches_is_a_reason_to_draw_anew(backend, rng):
+    """The new N has directions that the old one lacked, and the sample with it."""
+    A1, A2, b, x = data(rng, 20, 4, 1500)
+    problem, method = build(backend, A1, A2, b), ApproximateNewton()
+    method.start(problem)
+
+    def drawn(x):
+        point, before = problem.at(backend.array(x)), method.draws
+        method.variables(point, point.curvature())
+        return method.draws > before
+
+    y = A1 @ x
+    i = np.argmin(np.abs(y) / np.linalg.norm(A1, axis=1))  # the next face
+    step = -y[i] / (A1[i] @ A1[i]) * A1[i]
+    assert drawn(x)
+    assert not drawn(x + 0.1 * step)
+    assert drawn(x + 1.01 * step)
+    assert not drawn(x + 1.02 * step)
+
+
 @pytest.mark.parametrize("options", [PAPERS, PRECONDITIONER], ids=["papers", "preconditioner"])
 def test_one_seed_gives_one_run_on_every_backend(backend, rng, options):
     A1, A2, b, _ = realisable(rng, m=700)

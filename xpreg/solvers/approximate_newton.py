@@ -43,7 +43,8 @@ class ApproximateNewton(NewtonCG):
     ``reading="preconditioner"``, for use: H~, of about ``rows_per_column`` d rows, preconditions conjugate gradients
     on exact Hessian-vector products. It converges to any tolerance, as `NewtonCG` in better variables; made for
     n far above d, where an exact Hessian (n d^2) costs far more than reading A. The rows are drawn anew only when
-    the weights have moved. When the sample would take half of the rows, all are taken.
+    the weights have moved, or a unit of two layers has switched. When the sample would take half of the rows, all are
+    taken.
 
     ``reading="papers"``, for the theory: D~ = SubSample(D_+, A, eps, delta) is drawn afresh in every step, and the step
     is -H~^-1 g. Near the minimum of an (l, M)-good loss the distance to it then shrinks at least by 2 eps per step
@@ -179,19 +180,16 @@ class ApproximateNewton(NewtonCG):
     def _has_moved(self, diagonals: list[Diagonal], rows: Map) -> bool:
         """Whether sum |D - D_old| y > REFRESH sum D_old y: y weighs the rows by what they are worth, large or small.
 
-        Where the rows are those of a cell, the same for its S, with y = 1.
+        In a cell also whether a unit has switched, |S_i - S_old,i| > REFRESH: directions that the old N did not have
+        are as good as absent from T.
         """
-        watched = {f"D{j}": D for j, (_, D, _) in enumerate(diagonals)} | _pattern(rows)
-        old = {name: self.state[name] for name in watched if name in self.state}
-        if not old:
-            return True
         xp = namespace(rows.like)
-        for name, D_old in old.items():
-            y = 1.0 if name == "S" else self.state[name.replace("D", "y")]
-            moved = xp.sum(xp.abs(watched[name] - D_old) * y, axis=-1) / _nonzero(xp.sum(D_old * y, axis=-1))
-            if bool(xp.max(moved) > REFRESH):
-                return True
-        return False
+        sampled = [(D, f"D{j}", f"y{j}") for j, (_, D, _) in enumerate(diagonals) if f"D{j}" in self.state]
+        shares = [xp.max(xp.abs(S - self.state[name])) for name, S in _pattern(rows).items() if sampled]
+        for D, name, weight in sampled:
+            old, y = self.state[name], self.state[weight]
+            shares.append(xp.max(xp.sum(xp.abs(D - old) * y, axis=-1) / _nonzero(xp.sum(old * y, axis=-1))))
+        return not sampled or bool(xp.max(xp.stack(shares)) > REFRESH)
 
     def sample_size(self, rows: Map) -> int:
         """How many rows a preconditioner keeps, about."""
