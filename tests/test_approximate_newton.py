@@ -191,7 +191,7 @@ def test_float32_is_solved_in_float32(backend, rng):
 def test_the_low_rank_part_is_taken_in_exactly(rng):
     """With all rows, the whitened H~ of diagonal plus low rank is the identity."""
     from xpreg.scaling import whiten
-    from xpreg.solvers.approximate_newton import _with_low_rank
+    from xpreg.solvers.approximate_newton import with_low_rank
 
     for d in (1, 3):
         A, b = rng.standard_normal((50, d)) * 0.3, rng.dirichlet(np.ones(50))
@@ -199,7 +199,7 @@ def test_the_low_rank_part_is_taken_in_exactly(rng):
         point = problem.point(rng.standard_normal((1, d)))
         curvature = point.gauss_newton()
         T, _ = whiten(problem.rows.gram(curvature.D))
-        T, positive = _with_low_rank(T, point.hessian(curvature))
+        T, positive = with_low_rank(T, point.hessian(curvature))
         H = point.hessian(curvature).dense()
         np.testing.assert_allclose(T.mT @ H @ T, np.eye(d)[None], atol=1e-9)
         assert positive.all()
