@@ -125,6 +125,9 @@ class Map(Chain):
     def gram_operator(self, D: Array, centre: Array | None = None) -> Callable[[Array], Array]:
         """Return the product v (k, d) -> A_c^T diag(D) A_c v; each call reads A once."""
 
+    hands_out_rows: bool = False
+    """Whether `take_rows` gives single rows, which sampling needs."""
+
     def take_rows(self, which: slice | Array) -> Array:
         """Return some rows of A (m, d), by a slice or by their indices: what sampling needs."""
         raise self.no_rows()

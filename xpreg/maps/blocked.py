@@ -44,11 +44,6 @@ class BlockRows(Map):
             "give the device when the problem is made."
         )
 
-    @property
-    def gram_products(self) -> float:
-        """A pass costs much the same whatever is made of a block, until that takes longer than the reading."""
-        return 1 + self.d / 250
-
     # -- vectors over the rows --------------------------------------------------------------------
 
     def hold(self, v: Array, name: str, matrix: str) -> Array:

@@ -95,6 +95,8 @@ class DenseRows(Map):
         """Yield slices of rows, the blocks of a sweep."""
         yield from B.blocks(slice(0, self.n), B.sweep_rows(self.A))
 
+    hands_out_rows = True
+
     def take_rows(self, which: slice | Array) -> Array:
         return self.A[which, :] if isinstance(which, slice) else namespace(self.A).take(self.A, which, axis=0)
 

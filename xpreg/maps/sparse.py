@@ -54,7 +54,7 @@ class SparseRows(Map):
     @property
     def gram_products(self) -> float:
         """Every entry of a row meets all the others of that row."""
-        return 2 + self.A.nnz / self.n
+        return 2 + self.like.shape[0] / self.n
 
     def apply(self, x: Array) -> Array:
         return (self.A @ x[0, :])[None, :] if x.shape[0] == 1 else (self.A @ x.mT).mT
@@ -65,6 +65,8 @@ class SparseRows(Map):
         xp = namespace(v)
         flat = xp.reshape(v, (-1, self.n))
         return xp.reshape((self.A.T @ flat.mT).mT, (*v.shape[:-1], self.d))
+
+    hands_out_rows = True
 
     def take_rows(self, which: slice | Array) -> Array:
         return self.A[which].toarray()

@@ -173,6 +173,6 @@ class Auto(Method):
     def _preconditioned(self, reason: str) -> tuple[Method, str]:
         rows = self.problem.rows
         assert isinstance(rows, Map)
-        if rows.has_rows and rows.n >= MANY_ROWS * rows.d and rows.d >= WIDE:
+        if rows.hands_out_rows and rows.n >= MANY_ROWS * rows.d and rows.d >= WIDE:
             return ApproximateNewton(), f"{reason}; {rows.n // rows.d} rows per column"
         return NewtonPCG(), reason
