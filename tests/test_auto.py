@@ -5,6 +5,7 @@ import pytest
 from support.problems import data, realisable
 
 import xpreg
+from xpreg.maps import DenseRows
 from xpreg.regressions import LOSSES
 from xpreg.solvers import auto
 from xpreg.solvers.newton_cg import conjugate_gradients, ritz_condition
@@ -142,3 +143,41 @@ def test_ritz_values_bound_the_condition_number_from_below_and_come_close(backen
     assert 1.0 < seen[0] < seen[1] < seen[2] <= 20.0 * (1 + 1e-9)
     assert seen[2] > 18.0
     assert ritz_condition([]) == 1.0
+
+
+@pytest.mark.parametrize("condition", [1.0, 1e2])
+def test_a_preconditioner_in_float32_gives_float64_answers_in_about_as_many_products(rng, condition):
+    problem = softmax(rng, n=4000, d=60, condition=condition)
+    single, double = (
+        xpreg.minimize(problem, method="newton-pcg", precision=precision, tol=1e-11)
+        for precision in ("single", "double")
+    )
+    assert single.success
+    assert double.success
+    assert np.abs(single.grad).max() <= 1e-11 * single.history[0].grad_norm
+    assert single.nhev <= 1.5 * double.nhev
+
+
+def test_a_float32_preconditioner_that_is_no_good_gives_way_to_float64(rng):
+    result = xpreg.minimize(softmax(rng, n=4000, d=60, condition=1e6), method="newton-pcg", precision="single")
+    assert result.success
+    made = [r.direction for r in result.history if ", new " in r.direction]
+    assert "float32" in made[0]
+    assert "float32" not in made[-1]
+
+
+def test_a_rough_gram_matrix_is_that_of_float32(backend, rng):
+    A, D, centre = rng.standard_normal((500, 60)) + 5, rng.random((1, 500)) * 1e-13, np.full((1, 500), 1 / 500)
+    rows = DenseRows(backend.array(A))
+    rough = backend.numpy(rows.rough_gram(backend.array(D), backend.array(centre)))
+    exact = backend.numpy(rows.gram(backend.array(D), backend.array(centre)))
+    error = np.abs(rough - exact).max() / np.abs(exact).max()
+    assert rough.dtype == np.float64
+    assert 1e-9 < error < 1e-6 if backend.name == "numpy" else error == 0
+
+
+def test_large_wide_problems_take_it(rng, any_size_adapts, monkeypatch):
+    monkeypatch.setattr(auto, "SINGLE", 30)
+    result = xpreg.minimize(softmax(rng, condition=1e2))
+    assert result.success
+    assert "preconditioner in float32" in result.message

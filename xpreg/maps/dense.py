@@ -134,6 +134,27 @@ class DenseRows(Map):
         step = B.gram_rows(self.A)
         return self._sum(step, lambda rows, X: (B.weighted_gram(X, D[rows], mean),))[0]
 
+    def rough_gram(self, D: Array, centre: Array | None = None) -> Array:
+        """Multiply in float32 what was centred and scaled in float64; blocks are added up in float64.
+
+        Half the time on a CPU. On a GPU, where float64 is as fast or the copies cost more, it is `gram`.
+        """
+        if B.peek(D) is None or B.itemsize(D) == 4:
+            return self.gram(D, centre)
+        mean, xp = None if centre is None else self.adjoint(centre), namespace(D)
+
+        def one(D: Array, mean: Array | None) -> Array:
+            top = xp.max(xp.abs(D))
+            D = D / xp.where(top > 0, top, xp.ones_like(top))  # weights of 1/n^2 squared again would underflow
+
+            def block(rows: slice, X: Array) -> tuple[Array]:
+                Y = xp.astype(X if mean is None else X - mean, xp.float32)
+                return (xp.astype(B.weighted_gram(Y, xp.astype(D[rows], xp.float32)), D.dtype),)
+
+            return top * self._sum(B.gram_rows(self.A), block)[0]
+
+        return xp.stack([one(D[i, :], None if mean is None else mean[i, :]) for i in range(D.shape[0])])
+
     def _gram_of_stack(self, D: Array, centre: Array | None, mean: Array | None) -> Array:
         """All Gram matrices of a stack: packed row products P (n, d(d+1)/2), then one product D @ P.
 

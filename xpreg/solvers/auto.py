@@ -45,6 +45,12 @@ PRODUCTS_WITH_PRECONDITIONER = 20
 MANY_ROWS = 400
 """Rows per column from which on a sample of 20 d of them costs next to nothing beside a Gram matrix of all."""
 
+SINGLE = 1000
+"""Columns from which on a Gram matrix in float32 saves more than the products that it may cost."""
+
+SINGLE_CONDITION = 1e6
+"""Largest condition number of the scaled Hessian, as far as it was seen, for that."""
+
 WIDE = 256
 """Columns from which on the sample's own costs (its scores, reading A four times) are small beside a Gram matrix."""
 
@@ -175,4 +181,6 @@ class Auto(Method):
         assert isinstance(rows, Map)
         if rows.hands_out_rows and rows.n >= MANY_ROWS * rows.d and rows.d >= WIDE:
             return ApproximateNewton(), f"{reason}; {rows.n // rows.d} rows per column"
+        if rows.d >= SINGLE and self.condition < SINGLE_CONDITION:
+            return NewtonPCG("single"), f"{reason}; preconditioner in float32"
         return NewtonPCG(), reason
