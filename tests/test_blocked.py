@@ -284,12 +284,16 @@ def as_file(kind, A, folder):
             np.save(folder / f"part-{i}.npy", part)
         return open_rows(folder, block_bytes=300)
     zarr = pytest.importorskip("zarr")
-    array = zarr.create_array(str(folder / "A.zarr"), shape=A.shape, chunks=(13, 3), dtype="f8")
+    name = str(folder / ("A" if kind == "zarr without a suffix" else "A.zarr"))
+    array = zarr.create_array(name, shape=A.shape, chunks=(13, 3), dtype="f8")
     array[:] = A
-    return array if kind == "zarr array" else open_rows(str(folder / "A.zarr"), block_bytes=30 * 32)
+    return array if kind == "zarr array" else open_rows(name, block_bytes=30 * 32)
 
 
-@pytest.mark.parametrize("kind", ["npy", "memmap", "part of a memmap", "folder", "zarr", "zarr array"])
+KINDS = ["npy", "memmap", "part of a memmap", "folder", "zarr", "zarr without a suffix", "zarr array"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_rows_in_files_are_solved_as_in_memory(matrix, tmp_path, kind):
     A, b = matrix
     problem = xpreg.SoftmaxRegression(as_file(kind, A, tmp_path), b)
@@ -438,6 +442,15 @@ print(peak() - base)
         pytest.skip("reads /proc")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 3 * 2**20 + 12 * n * 8 + 12 * d * d * 8 + 16 * 2**20 < 0.5 * n * d * 8
+
+
+def test_nobody_imports_libraries_that_hold_rows_unasked():
+    code = (
+        "import sys, numpy as np, xpreg\n"
+        "xpreg.minimize(xpreg.SoftmaxRegression(np.eye(3), np.ones(3) / 3))\n"
+        "assert not {'dask', 'distributed', 'zarr'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # -- errors --------------------------------------------------------------------------------------

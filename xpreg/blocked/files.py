@@ -200,7 +200,7 @@ def open_rows(path: Any, *, block_bytes: int | None = None) -> Rows:
     path = Path(path)
     if not path.exists():
         raise InvalidArgumentError(f"{path}: no such file or folder of rows.")
-    if path.suffix == ".zarr":
+    if path.suffix == ".zarr" or any((path / name).is_file() for name in ("zarr.json", ".zarray")):
         return _zarr_rows(str(path), _open_zarr(path), block_bytes)
     if path.is_dir():
         return _folder_rows(path, block_bytes)
