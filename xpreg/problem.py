@@ -71,10 +71,13 @@ class Problem:
         DomainError
             The loss is not defined at x (a normaliser that is not positive, an overflow).
         """
-        x = self.check_x(x, "x")
+        return self._at(self.check_x(x, "x"))
+
+    def _at(self, x: Array) -> Point:
         shape = self.stack_shape(x)
-        point = self.point(flatten(x, shape), shape=shape)
-        values = B.read(point.values)[0]
+        with B.shared(self.rows.like):
+            point = self.point(flatten(x, shape), shape=shape)
+            values = B.read(point.values)[0]
         if not all(math.isfinite(v) for v in values):
             bad = (
                 "" if len(values) == 1 else f" in {sum(not math.isfinite(v) for v in values)} of {len(values)} problems"
@@ -88,16 +91,18 @@ class Problem:
 
     def grad(self, x: Array) -> Array:
         """Return the gradient (..., d) at x (..., d)."""
-        return self.at(x).grad
+        return self.value_and_grad(x)[1]
 
     def value_and_grad(self, x: Array) -> tuple[Array, Array]:
         """Return the loss (...) and the gradient (..., d) at x (..., d): one read of a large A for one problem."""
         x = self.check_x(x, "x")
-        found = one_pass.value_and_grad(self, x)
+        with B.shared(self.rows.like):
+            found = one_pass.value_and_grad(self, x)
         if found is not None and math.isfinite(float(B.read(found[0])[0])):
             return found
-        point = self.at(x)
-        return point.value, point.grad
+        point = self._at(x)
+        with B.shared(self.rows.like), quiet():
+            return point.value, point.shaped(self.rows.inner.adjoint(point.g_y))
 
     def hess(self, x: Array) -> Array:
         """Return the Hessian (..., d, d) at x (..., d)."""
@@ -211,7 +216,8 @@ class Point:
         self.x, self.y, self.z = x, y, problem.rows.outer(y)
         self.head: HeadPoint = problem.head.at(self.z, problem._b)
 
-    def _shaped(self, y: Array) -> Array:
+    def shaped(self, y: Array) -> Array:
+        """Give (k, ...) the leading shape of x."""
         return namespace(y).reshape(y, (*self.shape, *y.shape[1:]))
 
     # -- stacks of k: what solvers use ----------------------------------------------------------
@@ -312,16 +318,18 @@ class Point:
     @property
     def value(self) -> Array:
         """The loss (...)."""
-        return self._shaped(self.values)
+        return self.shaped(self.values)
 
     @property
     def grad(self) -> Array:
         """The gradient (..., d)."""
-        return self._shaped(self.grads)
+        with B.shared(self.problem.rows.like):
+            return self.shaped(self.grads)
 
     def hess(self) -> Array:
         """Return the Hessian (..., d, d)."""
-        return self._shaped(self.hessian().dense(exact=True))
+        with B.shared(self.problem.rows.like):
+            return self.shaped(self.hessian().dense(exact=True))
 
     @functools.cached_property
     def _operator(self) -> Callable[[Array], Array]:
@@ -330,9 +338,10 @@ class Point:
     def hvp(self, v: Array) -> Array:
         """Return the Hessian times v (..., d); each call reads A once."""
         v = self.problem.check_x(v, "v")
-        return self._shaped(self._operator(flatten(v, self.shape)))
+        with B.shared(self.problem.rows.like):
+            return self.shaped(self._operator(flatten(v, self.shape)))
 
     def predict(self) -> Array:
         """Return what the model predicts for b, (..., n)."""
         f = self.head.predict()
-        return namespace(f).asarray(self._shaped(f), copy=True)
+        return namespace(f).asarray(self.shaped(f), copy=True)

@@ -37,5 +37,6 @@ def whiten(G: Array, least: float = 0.0) -> tuple[Array, Array]:
     while True:
         L, ok = B.cholesky(G + shift * B.eye(d, G))
         if bool(xp.all(ok)):
-            return s[:, :, None] * xp.linalg.inv(L).mT, shift[:, 0, :] / (s * s)
+            with B.all_threads(L):
+                return s[:, :, None] * xp.linalg.inv(L).mT, shift[:, 0, :] / (s * s)
         shift = xp.where(ok[:, None, None], shift, 100.0 * shift)  # rare: rounding made it indefinite

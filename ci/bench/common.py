@@ -61,7 +61,8 @@ def machine():
         if line.startswith("model name"):
             processor = line.partition(":")[2].strip()
             break
-    threads = {k: v for k, v in os.environ.items() if k in ("OMP_NUM_THREADS", "OPENBLAS_CORETYPE", "OMP_WAIT_POLICY")}
+    names = ("OMP_NUM_THREADS", "OPENBLAS_CORETYPE", "OMP_WAIT_POLICY", "OPENBLAS_THREAD_TIMEOUT")
+    threads = {k: v for k, v in os.environ.items() if k in names}
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     return [
         f"date {datetime.date.today()}, commit {commit.stdout.strip() or 'unknown'}",

@@ -24,6 +24,7 @@ import time
 # Several pools of threads share the cores here. Where those of OpenMP wait busily, all others wait for them: on a busy
 # machine PyTorch and scikit-learn then take up to 40 times longer. To be set before they are loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # OpenBLAS's spin for 25 ms after a product otherwise
 
 import numpy as np
 

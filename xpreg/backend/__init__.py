@@ -53,10 +53,12 @@ from .draws import (
     random_uniform,
 )
 from .linalg import (
+    FEW_COLUMNS,
     cholesky,
     qr_factor,
     solve_if_posdef,
     solve_posdef,
+    times_rows,
     weighted_gram,
 )
 from .machine import (
@@ -64,7 +66,9 @@ from .machine import (
     info,
 )
 from .parallel import (
+    all_threads,
     in_order,
+    shared,
     sum_over,
     threads,
 )
@@ -79,9 +83,11 @@ from .sparse import (
 )
 
 __all__ = [
+    "FEW_COLUMNS",
     "Array",
     "Namespace",
     "Seed",
+    "all_threads",
     "arange",
     "blocks",
     "cholesky",
@@ -123,12 +129,14 @@ __all__ = [
     "row_sums",
     "runs_cuda",
     "scratch",
+    "shared",
     "solve_if_posdef",
     "solve_posdef",
     "stripes",
     "sum_over",
     "sweep_rows",
     "threads",
+    "times_rows",
     "to_device",
     "to_host",
     "to_numpy",

@@ -1,13 +1,14 @@
 """How rows are cut into blocks: the one policy, measured.
 
-Two kinds of passes over the rows of A are made. A *sweep* uses a block twice or three times, for products with vectors
-(z = A x, then A^T of something made of z): it wants blocks that stay in a core's second-level cache. A *Gram* pass
-copies a block, scaled, and multiplies it with itself: it wants enough rows that a product runs at full speed.
+Two kinds of passes over the rows of A are made. A *sweep* uses a block twice, for products with vectors (z = A x, then
+A^T of something made of z): it wants blocks that are still in the cache the second time, but so large that the calls
+on a block take little time beside the block itself. A *Gram* pass copies a block, scaled, and multiplies it
+with itself: it wants enough rows that a product runs at full speed.
 
-Measured with NumPy and OpenBLAS on 2 cores with AVX-512 and 2 MB of second-level cache each, d from 16 to 2,000
-(``ci/bench/blocks.py``): sweeps are best from 0.5 to 1 MB, 1.4 to 2 times slower at 0.25 and 2 MB. 1 MB also keeps a
-product of a few columns with a block below the size where OpenBLAS starts to repack its operands. Gram passes are
-within 10 % of their best from 1,024 rows up to d = 256, and from 2,048 rows beyond.
+Measured with NumPy and OpenBLAS on 2 cores with AVX-512, d from 64 to 2,000 (``ci/bench/blocks.py``): sweeps by two
+threads are best with 8 MB, and 1.2 to 2 times slower with 1 MB, where the threads wait for each other's calls.
+Within a block, a product with a few columns is fastest in batches of 25,000 entries, which OpenBLAS takes
+without repacking them. Gram passes are within 10 % of their best from 1,024 rows up to d = 256, and from 2,048 beyond.
 
 On a GPU an operation on a block takes about 10 us to launch, in which it could read 20 to 50 MB.
 """
@@ -18,8 +19,11 @@ import array_api_compat as compat
 
 from .arrays import Array, itemsize
 
-SWEEP_BYTES = 2**20
+SWEEP_BYTES = 8 * 2**20
 """Bytes of rows in a block of a sweep, on the CPU."""
+
+BATCH_ENTRIES, BATCH_ROWS = 25_000, 25
+"""Entries in a batch of rows that a few columns are multiplied with, and the least rows of one."""
 
 GRAM_ROWS = (1024, 2048)
 """Rows in a block of a Gram pass on the CPU: up to WIDE columns, and beyond."""
@@ -36,7 +40,16 @@ STRIPES = 16
 def sweep_rows(A: Array, row_bytes: int | None = None, nbytes: int | None = None) -> int:
     """How many rows of A (n, d), or of ``row_bytes`` each, a sweep takes at a time; ``nbytes`` for SWEEP_BYTES."""
     nbytes = (SWEEP_BYTES if nbytes is None else nbytes) if compat.is_numpy_array(A) else LAUNCH_BYTES
-    return max(16, nbytes // (row_bytes or A.shape[1] * itemsize(A)))
+    rows = max(16, nbytes // (row_bytes or A.shape[1] * itemsize(A)))
+    if A.shape[0] <= rows:
+        return rows
+    count = -(-A.shape[0] // rows)
+    return -(-A.shape[0] // (count + count % 2))  # blocks of equal size, an even number of them
+
+
+def batch_rows(X: Array) -> int:
+    """How many rows of a block X (n, d) are multiplied with a few columns at a time."""
+    return max(BATCH_ROWS, BATCH_ENTRIES // X.shape[1])
 
 
 def gram_rows(A: Array) -> int:

@@ -9,6 +9,8 @@ import array_api_compat as compat
 import numpy as np
 
 from .arrays import Array, eye, full, namespace, quiet
+from .blocking import batch_rows
+from .parallel import all_threads
 
 
 def cholesky(H: Array) -> tuple[Array, Array]:
@@ -27,7 +29,8 @@ def cholesky(H: Array) -> tuple[Array, Array]:
     """
     xp = namespace(H)
     try:
-        L = xp.linalg.cholesky(H)
+        with all_threads(H):
+            L = xp.linalg.cholesky(H)
     except np.linalg.LinAlgError:
         if H.ndim == 2:
             return H, full((), False, H, dtype=xp.bool)
@@ -133,6 +136,24 @@ def _triangular_solver(x: Array) -> Any:
     except ImportError:
         return None
 
+
+def times_rows(V: Array, X: Array) -> Array:
+    """Return V X (k, d) for a few columns V (k, n) and a block of rows X (n, d); NumPy takes it in batches of rows."""
+    k, n = V.shape
+    if k == 1:
+        return (V[0, :] @ X)[None, :]
+    rows = batch_rows(X)
+    m = n // rows
+    if not compat.is_numpy_array(X) or m < 2 or k > FEW_COLUMNS:
+        return V @ X
+    whole = m * rows
+    batches = V[:, :whole].reshape(k, m, rows).transpose(1, 0, 2) @ X[:whole].reshape(m, rows, X.shape[1])
+    total = batches.sum(axis=0)
+    return total if whole == n else total + V[:, whole:] @ X[whole:]
+
+
+FEW_COLUMNS = 8
+"""Up to so many columns at a time a product with rows is bound by reading them."""
 
 SYRK_COLUMNS = 48
 """From this many columns on, half the flops are worth the ordering of the rows by sign (measured, NumPy, OpenBLAS)."""

@@ -5,6 +5,9 @@ one of them. Here each thread takes whole blocks of rows, which stay in its core
 thread within it. How the rows are divided depends on their number only, and parts are added up in order: the result is
 the same, bit for bit, on any number of threads.
 
+The threads of OpenBLAS spin for some 25 ms after each product, in which they take the cores from all others. So it
+stays on one thread from the beginning of a public call to its end (`shared`).
+
 Elsewhere, and where threadpoolctl is not installed, the parts are worked on one after the other.
 """
 
@@ -29,11 +32,36 @@ SMALLEST = 8 * 2**20
 """Bytes of rows from which on several threads pay: below, waking them up takes longer than the work."""
 
 
+_working: contextvars.ContextVar[bool] = contextvars.ContextVar("working", default=False)
+
+
 def threads(x: Array) -> int:
     """Return how many threads share the rows of ``x``: those of NumPy's BLAS (OMP_NUM_THREADS), 1 elsewhere."""
-    blas = _blas() if compat.is_numpy_array(x) and x.nbytes >= SMALLEST else None
-    if blas is None or _limit.held:  # in a thread of ours, or beside a call that shares out its rows already
+    if not compat.is_numpy_array(x) or x.nbytes < SMALLEST or _working.get():
         return 1
+    blas = _blas()
+    if blas is None:
+        return 1
+    return _limit.threads if _limit.held else _count(blas)
+
+
+def shared(x: Array) -> contextlib.AbstractContextManager[Any]:
+    """Keep BLAS on one thread while our own threads share the rows of ``x``; nothing where they do not."""
+    return _limit if threads(x) > 1 else contextlib.nullcontext()
+
+
+def all_threads(H: Array) -> contextlib.AbstractContextManager[Any]:
+    """Give BLAS its threads back inside, for the factorisation of a large H (..., d, d)."""
+    if not _limit.held or _working.get() or not compat.is_numpy_array(H) or H.shape[-1] < LARGE:
+        return contextlib.nullcontext()
+    return _blas().limit(limits=_limit.threads)
+
+
+LARGE = 1000
+"""Size of a matrix from which on a factorisation takes long beside the spinning of the threads that it wakes."""
+
+
+def _count(blas: Any) -> int:
     return max((library["num_threads"] for library in blas.info()), default=1)
 
 
@@ -55,7 +83,7 @@ def in_order(function: Callable[[Any], Any], parts: Sequence[Any], x: Array) -> 
     with _limit:
         try:
             for part in parts:
-                waiting.append(_pool(n).submit(contextvars.copy_context().run, function, part))
+                waiting.append(_pool(n).submit(contextvars.copy_context().run, _work, function, part))
                 if len(waiting) > n:
                     yield waiting.popleft().result()
             while waiting:
@@ -66,17 +94,23 @@ def in_order(function: Callable[[Any], Any], parts: Sequence[Any], x: Array) -> 
             concurrent.futures.wait(waiting)
 
 
+def _work(function: Callable[[Any], Any], part: Any) -> Any:
+    _working.set(True)
+    return function(part)
+
+
 class _Limit:
     """BLAS on one thread while anyone is inside: the first to enter sets the limit, the last to leave lifts it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.held = 0
+        self.held, self.threads = 0, 1
         self._limiter: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
 
     def __enter__(self) -> None:
         with self._lock:
             if self.held == 0:
+                self.threads = _count(_blas())
                 self._limiter = _blas().limit(limits=1)
                 self._limiter.__enter__()
             self.held += 1

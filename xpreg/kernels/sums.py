@@ -151,7 +151,7 @@ def _sums(
     if w2 is not None:
         weights.append(xp.astype(w2, xp.float64, copy=False) * z64)
         s.append(xp.vecdot(weights[-1], z64))
-    return xp.stack(weights) @ A, s, xp.max(z64), z
+    return B.times_rows(xp.stack(weights), A), s, xp.max(z64), z
 
 
 def blockwise_sums(

@@ -10,9 +10,6 @@ from .. import kernels
 from ..backend import Array, namespace
 from .base import Map
 
-FEW_COLUMNS = 8
-"""Up to so many columns at a time, A^T V is worked out block by block."""
-
 PACKED_COLUMNS = 128
 """Up to this d, the Gram matrices of a stack come from one matrix product with the packed products of rows."""
 
@@ -43,7 +40,10 @@ class DenseRows(Map):
         return DenseRows(B.to_device(self.A, device))
 
     def apply(self, x: Array) -> Array:
-        return _rows_times(self.A, x)
+        if x.shape[0] > 1 or B.threads(self.A) == 1:
+            return _rows_times(self.A, x)
+        parts = B.in_order(lambda rows: self.A[rows, :] @ x[0, :], list(self.blocks()), self.A)
+        return namespace(x).concat(list(parts))[None, :]
 
     def adjoint_beside(self, v: Array, others: Callable[[], Sequence[Array]]) -> Array:
         """For one problem all in one sweep; what is found for the others is kept until the next time."""
@@ -52,7 +52,7 @@ class DenseRows(Map):
         xp = namespace(v)
         vectors = [v, *others()]
         flat = [xp.reshape(u, (-1, self.n)) for u in vectors]
-        (found,) = self.sweep(lambda rows, X: (xp.concat([u[:, rows] for u in flat]) @ X,))
+        (found,) = self.sweep(lambda rows, X: (B.times_rows(xp.concat([u[:, rows] for u in flat]), X),))
         first = 0
         self._moments = {}
         for u, one in zip(vectors, flat, strict=True):
@@ -67,10 +67,10 @@ class DenseRows(Map):
             return known[1]
         xp = namespace(v)
         columns = xp.reshape(v, (-1, self.n))
-        if columns.shape[0] > FEW_COLUMNS:
+        if columns.shape[0] > B.FEW_COLUMNS:
             product = columns @ self.A
         else:  # a skinny product is fast only where its rows come from the cache
-            (product,) = self.sweep(lambda rows, X: (_times_rows(columns[:, rows], X),))
+            (product,) = self.sweep(lambda rows, X: (B.times_rows(columns[:, rows], X),))
         return xp.reshape(product, (*v.shape[:-1], self.d))
 
     def sweep(self, function: Callable[[slice, Array], tuple[Array, ...]]) -> tuple[Array, ...]:
@@ -225,7 +225,7 @@ class DenseRows(Map):
         def block(rows: slice, X: Array) -> tuple[Array, ...]:
             t = _rows_times(X, v)
             y = D[:, rows] * (t if offset is None else t - offset)
-            return _times_rows(y, X), xp.sum(y, axis=-1, keepdims=True)
+            return B.times_rows(y, X), xp.sum(y, axis=-1, keepdims=True)
 
         total, y_sum = self.sweep(block)
         return total, y_sum
@@ -244,8 +244,3 @@ class DenseRows(Map):
 def _rows_times(X: Array, x: Array) -> Array:
     """X x: (k, d) -> (k, m). A matrix-vector product is cheaper than a one-row matrix product."""
     return (X @ x[0, :])[None, :] if x.shape[0] == 1 else x @ X.mT
-
-
-def _times_rows(v: Array, X: Array) -> Array:
-    """X^T v: (k, m) -> (k, d)."""
-    return (v[0, :] @ X)[None, :] if v.shape[0] == 1 else v @ X

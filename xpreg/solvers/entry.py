@@ -116,7 +116,8 @@ def minimize(
         if checkpoint is not None:
             facts = {"method": method, "options": sorted(options.items()), "tol": float(tol)}
             keeper = RunCheckpoint(checkpoint, checkpoint_every, problem, x, facts, maxiter)
-        result = _minimize(problem, x, solver, float(tol), maxiter, callback, keeper, resume)
+        with B.shared(problem.rows.like):
+            result = _minimize(problem, x, solver, float(tol), maxiter, callback, keeper, resume)
         if not certify:
             return result
         certificate = evaluation.certify(problem, result.x, history=result.history, method=solver)
