@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 SMALLEST = 4 * 2**20
 """Bytes of A from which on it pays: a smaller A is still in the cache when it is read again."""
 
-WIDEST = 750
-"""Columns up to which one pass is faster in memory: its three sums of rows cost more than one and a second read beyond
-(measured, NumPy with OpenBLAS; with 2,000 columns 1.2 times)."""
-
 CONCENTRATED = 0.5
 """Largest |f|^2 for which the corrected sums are used. Where f sits on one row, c - s cancels there, and the two-pass
 form, which knows that row, keeps more digits."""
@@ -50,7 +46,7 @@ def value_and_grad(problem: Problem, x: Array) -> tuple[Array, Array] | None:
         return None
     if head.separable:
         return _of_separable(problem, x)
-    if head.kernel is None or (stream is None and rows.d > WIDEST):
+    if head.kernel is None or (stream is None and not B.is_cut(rows.A)):
         return None
     found, _ = kernels.value_and_grad(
         kernels.blockwise_sums if stream is None else stream.normalised_sums,

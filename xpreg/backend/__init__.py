@@ -36,6 +36,7 @@ from .arrays import (
 from .blocking import (
     blocks,
     gram_rows,
+    is_cut,
     stripes,
     sweep_rows,
 )
@@ -110,6 +111,7 @@ __all__ = [
     "gram_rows",
     "in_order",
     "info",
+    "is_cut",
     "is_sparse",
     "itemsize",
     "memory",

@@ -5,6 +5,9 @@ A^T of something made of z): it wants blocks that are still in the cache the sec
 on a block take little time beside the block itself. A *Gram* pass copies a block, scaled, and multiplies it
 with itself: it wants enough rows that a product runs at full speed.
 
+Beyond WIDE_ROWS columns a sweep is not cut at all: BLAS reads so wide rows at the machine's speed on its own threads,
+twice, in less time than our threads take for one read of blocks.
+
 Measured with NumPy and OpenBLAS on 2 cores with AVX-512, d from 64 to 2,000 (``ci/bench/blocks.py``): sweeps by two
 threads are best with 8 MB, and 1.2 to 2 times slower with 1 MB, where the threads wait for each other's calls.
 Within a block, a product with a few columns is fastest in batches of 25,000 entries, which OpenBLAS takes
@@ -21,6 +24,9 @@ from .arrays import Array, itemsize
 
 SWEEP_BYTES = 8 * 2**20
 """Bytes of rows in a block of a sweep, on the CPU."""
+
+WIDE_ROWS = 400
+"""Columns beyond which BLAS sweeps over the rows in memory better than blocks do."""
 
 BATCH_ENTRIES, BATCH_ROWS = 25_000, 25
 """Entries in a batch of rows that a few columns are multiplied with, and the least rows of one."""
@@ -45,6 +51,11 @@ def sweep_rows(A: Array, row_bytes: int | None = None, nbytes: int | None = None
         return rows
     count = -(-A.shape[0] // rows)
     return -(-A.shape[0] // (count + count % 2))  # blocks of equal size, an even number of them
+
+
+def is_cut(A: Array) -> bool:
+    """Return whether sweeps over A (n, d) go block by block."""
+    return not compat.is_numpy_array(A) or A.ndim != 2 or A.shape[1] <= WIDE_ROWS
 
 
 def batch_rows(X: Array) -> int:

@@ -9,7 +9,7 @@ import array_api_compat as compat
 import numpy as np
 
 from .arrays import Array, eye, full, namespace, quiet
-from .blocking import batch_rows
+from .blocking import batch_rows, is_cut
 from .parallel import all_threads
 
 
@@ -138,10 +138,14 @@ def _triangular_solver(x: Array) -> Any:
 
 
 def times_rows(V: Array, X: Array) -> Array:
-    """Return V X (k, d) for a few columns V (k, n) and a block of rows X (n, d); NumPy takes it in batches of rows."""
+    """Return V X (k, d) for a few columns V (k, n) and a block of rows X (n, d); NumPy takes it in batches of rows,
+    or column by column where they are wide.
+    """
     k, n = V.shape
     if k == 1:
         return (V[0, :] @ X)[None, :]
+    if not is_cut(X) and k <= FEW_COLUMNS:
+        return np.stack([v @ X for v in V])
     rows = batch_rows(X)
     m = n // rows
     if not compat.is_numpy_array(X) or m < 2 or k > FEW_COLUMNS:

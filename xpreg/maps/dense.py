@@ -40,7 +40,7 @@ class DenseRows(Map):
         return DenseRows(B.to_device(self.A, device))
 
     def apply(self, x: Array) -> Array:
-        if x.shape[0] > 1 or B.threads(self.A) == 1:
+        if x.shape[0] > 1 or not B.is_cut(self.A) or B.threads(self.A) == 1:
             return _rows_times(self.A, x)
         parts = B.in_order(lambda rows: self.A[rows, :] @ x[0, :], list(self.blocks()), self.A)
         return namespace(x).concat(list(parts))[None, :]
@@ -75,7 +75,7 @@ class DenseRows(Map):
 
     def sweep(self, function: Callable[[slice, Array], tuple[Array, ...]]) -> tuple[Array, ...]:
         """Return the sums of ``function(rows, A[rows])`` over blocks of rows: A is read once."""
-        return self._sum(B.sweep_rows(self.A), function)
+        return self._sum(B.sweep_rows(self.A) if B.is_cut(self.A) else self.n, function)
 
     def _sum(self, step: int, function: Callable[[slice, Array], tuple[Array, ...]]) -> tuple[Array, ...]:
         def stripe(part: slice) -> tuple[Array, ...]:
