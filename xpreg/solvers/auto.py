@@ -64,9 +64,9 @@ class Auto(Method):
 
     The first step runs conjugate gradients, whose Ritz values bound the condition number of the scaled Hessian from
     below. When a whole run of them would cost more than a Gram matrix, a Hessian becomes the preconditioner; or, for
-    many rows and columns, a sample of the rows. A step that takes more products than a Gram matrix costs asks for the
-    same. What was chosen and why is in `Result.message` and in the history. The choice does not depend on
-    timings, so that the same problem takes the same steps everywhere.
+    many rows and columns, a sample of the rows. So it does when the products so far have cost more than that.
+    What was chosen and why is in `Result.message` and in the history. The choice does not depend on timings, so that
+    the same problem takes the same steps everywhere.
     """
 
     name: ClassVar[str] = "auto"
@@ -101,7 +101,7 @@ class Auto(Method):
         self.iterations += 1
         self.repaired = False
         direction = self.method.direction(point, stationary)
-        self.products = direction.products
+        self.products += direction.products
         if change is not None:
             direction.label += f" [{self.reasons[-1]}]"
         return direction
@@ -172,8 +172,8 @@ class Auto(Method):
             kappa, self.method.max_products = self.condition, None
         if PRODUCTS_PER_ROOT * kappa**0.5 > rows.gram_products + PRODUCTS_WITH_PRECONDITIONER:
             return self._preconditioned(f"the scaled Hessian has a condition number of {kappa:.2g} or more")
-        if self.products > rows.gram_products:
-            return self._preconditioned(f"{self.products} products in a step cost more than a Gram matrix")
+        if self.products > rows.gram_products + PRODUCTS_WITH_PRECONDITIONER:
+            return self._preconditioned(f"{self.products} products so far cost more than a Gram matrix would")
         return None
 
     def _preconditioned(self, reason: str) -> tuple[Method, str]:
