@@ -115,10 +115,6 @@ class Hessian:
         H = H + P.mT @ (B.K @ P)
         return 0.5 * (H + H.mT) if exact else H
 
-    def product(self, v: Array) -> Array:
-        """Return the products (k, d) with v (k, d)."""
-        return self.operator()(v)
-
     def quadratic(self, v: Array) -> Array:
         """Return <v, H v> (k,) for v (k, d)."""
         B = self.curvature

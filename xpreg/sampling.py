@@ -199,9 +199,9 @@ def sample_about(rows: Map, D: Array, m: int, mean: Array | None, columns: int, 
     y = estimated_lengths(rows, T, mean, columns, rng)
     scores = D * y
     p = xp.where((u < p) & (scores > ALONE * p), scores / p, scores)
-    p = p * (m / _nonzero(xp.sum(p)))
+    p = p * (m / nonzero(xp.sum(p)))
     for _ in range(8):  # rows with p = 1 leave room for others
-        p = p * (m / _nonzero(xp.sum(_clip(p))))
+        p = p * (m / nonzero(xp.sum(_clip(p))))
     return _thin(D, _clip(p), B.random_uniform((rows.n,), rng, D)), y
 
 
@@ -240,7 +240,7 @@ def whitener(parts: Iterable[Array], like: Array) -> Array:
     norms = xp.linalg.vector_norm(R, axis=0)
     largest = xp.max(norms)
     absent = norms <= 64.0 * eps * largest  # a constant column, centred, is rounding
-    norms = xp.where(absent, _nonzero(largest), norms)
+    norms = xp.where(absent, nonzero(largest), norms)
     R = B.qr_factor(xp.concat([R, B.eye(norms.shape[0], like) * (eps**0.5 * norms)], axis=0))
     return xp.linalg.inv(R)
 
@@ -368,7 +368,8 @@ def _blocks(rows: Map, D: Array, mean: Array | None) -> Iterator[Array]:
         yield _scaled(rows, block, D[block], mean)
 
 
-def _nonzero(x: Array) -> Array:
+def nonzero(x: Array) -> Array:
+    """Return x with 1 in the place of what is not positive: a safe divisor."""
     return namespace(x).where(x > 0, x, namespace(x).ones_like(x))
 
 

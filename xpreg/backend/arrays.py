@@ -223,6 +223,11 @@ def itemsize(x: Array) -> int:
     return namespace(x).finfo(x.dtype).bits // 8
 
 
+def indices(mask: np.ndarray, like: Array) -> Array:
+    """Return where a boolean array (k,) on the host is True, as integers beside ``like``: what `take` takes."""
+    return new(mask.nonzero()[0], like, dtype=namespace(like).int64)
+
+
 def arange(n: int, like: Array) -> Array:
     """Create the integers 0, ..., n-1 beside ``like``."""
     xp = namespace(like)

@@ -188,7 +188,7 @@ class ApproximateNewton(NewtonCG):
         shares = [xp.max(xp.abs(S - self.state[name])) for name, S in _pattern(rows).items() if sampled]
         for D, name, weight in sampled:
             old, y = self.state[name], self.state[weight]
-            shares.append(xp.max(xp.sum(xp.abs(D - old) * y, axis=-1) / _nonzero(xp.sum(old * y, axis=-1))))
+            shares.append(xp.max(xp.sum(xp.abs(D - old) * y, axis=-1) / sampling.nonzero(xp.sum(old * y, axis=-1))))
         return not sampled or bool(xp.max(xp.stack(shares)) > REFRESH)
 
     def sample_size(self, rows: Map) -> int:
@@ -271,10 +271,6 @@ def repair_shift(G: Array) -> float:
 
 def _positive(D: Array) -> Array:
     return namespace(D).where(D > 0, D, namespace(D).zeros_like(D))
-
-
-def _nonzero(x: Array) -> Array:
-    return namespace(x).where(x > 0, x, namespace(x).ones_like(x))
 
 
 def positive_diagonals(point: Point, curvature: Curvature) -> list[Diagonal]:

@@ -225,7 +225,7 @@ class Loop:
         """
         xp = namespace(self.point.x)
         mask = self.finished | (ending is not None)
-        index = None if mask.all() else B.new(mask.nonzero()[0], self.point.x, dtype=xp.int64)
+        index = None if mask.all() else B.indices(mask, self.point.x)
         problem, x = self.point.problem, self.point.x
         fresh = problem.point(x) if index is None else problem.take(index).point(xp.take(x, index, axis=0))
         fun, gmax, noise = (v.copy() for v in B.read(fresh.values, largest(fresh.least_grads), grad_noise(fresh)))
@@ -256,7 +256,7 @@ class Loop:
             setattr(self, name, getattr(self, name)[mask])
         if mask.any():
             xp = namespace(self.point.x)
-            index = B.new(mask.nonzero()[0], self.point.x, dtype=xp.int64)
+            index = B.indices(mask, self.point.x)
             problem = self.point.problem.take(index)
             x, y = self.point.x, self.point.y
             self.point = problem.point(xp.take(x, index, axis=0), namespace(y).take(y, index, axis=0))

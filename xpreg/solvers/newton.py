@@ -93,7 +93,7 @@ def _shifts(H: Array) -> tuple[float, float]:
 def _rows(H: Array, mask: Any) -> Array:
     if mask.all():
         return H
-    return namespace(H).take(H, B.new(mask.nonzero()[0], H, dtype=namespace(H).int64), axis=0)
+    return namespace(H).take(H, B.indices(mask, H), axis=0)
 
 
 def lowest_eigenpair(H: Array) -> tuple[Array, Array, Array]:
@@ -151,7 +151,7 @@ def take(point: Point, mask: Any) -> Point:
     if mask.all():
         return point
     xp = namespace(point.x)
-    indices = B.new(mask.nonzero()[0], point.x, dtype=xp.int64)
+    indices = B.indices(mask, point.x)
     y = namespace(point.y).take(point.y, indices, axis=0)
     return point.problem.take(indices).point(xp.take(point.x, indices, axis=0), y)
 

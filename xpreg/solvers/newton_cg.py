@@ -87,7 +87,7 @@ class NewtonCG(Method):
     def repair(self, point: Point, direction: Direction, bad: Any, stationary: Any) -> Direction:
         some, g0 = take(point, bad), self.state["g0"]
         if some is not point:
-            g0 = namespace(g0).take(g0, B.new(bad.nonzero()[0], g0, dtype=namespace(g0).int64), axis=0)
+            g0 = namespace(g0).take(g0, B.indices(bad, g0), axis=0)
         curvature = some.convexified()
         p, ok, _, _, products = self._solve(some, curvature, self.variables(some, curvature, again=True), g0)
         ok = namespace(ok).ones_like(ok)  # what rounding calls negative curvature of a Gauss-Newton matrix is zero
