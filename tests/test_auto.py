@@ -138,7 +138,7 @@ def test_ritz_values_bound_the_condition_number_from_below_and_come_close(backen
     seen = []
     for limit in (2, 4, 12):
         trace = []
-        conjugate_gradients(lambda v: v @ H, g, forcing, limit, trace)
+        conjugate_gradients(lambda v: (v @ H, None), g, forcing, limit, trace)
         seen.append(ritz_condition(trace))
     assert 1.0 < seen[0] < seen[1] < seen[2] <= 20.0 * (1 + 1e-9)
     assert seen[2] > 18.0

@@ -33,10 +33,10 @@ def test_several_threads_share_large_arrays_only(A):
 def test_the_result_is_bitwise_that_of_one_thread(A, rng):
     rows, D, v = DenseRows(A), rng.standard_normal((1, len(A))), rng.standard_normal((1, 60))
     centre = np.full((1, len(A)), 1 / len(A))
-    shared = rows.gram(D, centre), rows.gram_operator(D, centre)(v), rows.adjoint(np.stack([D, D * D], axis=1))
+    shared = rows.gram(D, centre), *rows.gram_operator(D, centre)(v), rows.adjoint(np.stack([D, D * D], axis=1))
     with threadpoolctl.threadpool_limits(1, user_api="blas"):
         assert B.threads(A) == 1
-        alone = rows.gram(D, centre), rows.gram_operator(D, centre)(v), rows.adjoint(np.stack([D, D * D], axis=1))
+        alone = rows.gram(D, centre), *rows.gram_operator(D, centre)(v), rows.adjoint(np.stack([D, D * D], axis=1))
     for a, b in zip(shared, alone, strict=True):
         assert np.array_equal(a, b)
 

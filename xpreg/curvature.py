@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .backend import Array, full, namespace
 
 if TYPE_CHECKING:
     from .maps import Map
+    from .maps.base import Product
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,20 +124,19 @@ class Hessian:
         t = self.rows.inner.apply(v)
         return total + namespace(t).sum(B.inner * t * t, axis=-1)
 
-    def operator(self):
-        """Return v -> H v, with everything that does not depend on v worked out once."""
+    def operator(self) -> Product:
+        """Return v -> H v, and A1 v where it is met on the way. What does not depend on v is worked out once."""
         B, P = self.curvature, self.low_rank
         multiply = self.rows.gram_operator(B.D, B.centre)
-        if B.inner is not None:
-            multiply = _sum(multiply, self.rows.inner.gram_operator(B.inner))
-        if P is None:
-            return multiply
+        inner = None if B.inner is None else self.rows.inner.gram_operator(B.inner)
 
-        def product(v: Array) -> Array:
-            return multiply(v) + (P.mT @ (B.K @ (P @ v[..., None])))[..., 0]
+        def product(v: Array) -> tuple[Array, Array | None]:
+            Hv, y = multiply(v)
+            if self.rows.inner is not self.rows:
+                more, y = (0.0, None) if inner is None else inner(v)
+                Hv = Hv + more
+            if P is not None:
+                Hv = Hv + (P.mT @ (B.K @ (P @ v[..., None])))[..., 0]
+            return Hv, y
 
         return product
-
-
-def _sum(f: Callable[[Array], Array], g: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    return lambda v: f(v) + g(v)

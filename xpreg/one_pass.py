@@ -73,13 +73,13 @@ def _separable_sums(head: Head, rows: DenseRows, x: Array, b: Array, w2: Array |
     """Value () and gradient (d,) of a loss that is a sum over rows."""
 
     def block(which: slice, X: Array) -> tuple[Array, Array]:
-        z = (X @ x)[None, :]
+        z = B.dot(X, x)[None, :]
         point = head.at(z, b[None, which])
         value, g = point.value, point.g_z
         if w2 is not None:
             g_w = w2[which] * z
             value, g = value + 0.5 * namespace(z).vecdot(g_w, z), g + g_w
-        return value[0], g[0, :] @ X
+        return value[0], B.dot(g[0, :], X)
 
     with quiet():
         value, grad = rows.sweep(block)

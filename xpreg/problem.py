@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 from . import backend as B
@@ -17,6 +16,7 @@ from .errors import DomainError, InvalidArgumentError
 from .heads import Head, HeadPoint
 from .kinks import Kinks, kinks_at
 from .maps import Chain, Map
+from .maps.base import Product
 
 
 class Problem:
@@ -156,6 +156,16 @@ class Problem:
     def slice(self, start: int, stop: int) -> Problem:
         """Return the stack of the problems start, ..., stop - 1."""
         return self._replace(_b=self._b[start:stop, :], shape=(min(stop, self.size) - start,))
+
+    def of_rows(self, which: Array) -> Problem:
+        """Return the problem of a sample of the rows, by their indices (m,): its solution estimates this one's."""
+        assert isinstance(self.rows, Map)
+        xp = namespace(self._b)
+        rows = self.rows.of_rows(which)
+        # the regulariser of the sample is 1/omega of it, and must be omega^power of it, as the loss is
+        gain = (self.n / rows.n) ** (self.head.power + 1)
+        w2 = None if self.w2 is None else gain * xp.take(self.w2, which)
+        return self._replace(rows=rows, n=rows.n, _b=self.head.of_rows(self._b, which), w2=w2)
 
     def stacked(self, shape: tuple[int, ...]) -> Problem:
         """Return the same problem repeated over a leading ``shape``: one b, many starts."""
@@ -332,14 +342,14 @@ class Point:
             return self.shaped(self.hessian().dense(exact=True))
 
     @functools.cached_property
-    def _operator(self) -> Callable[[Array], Array]:
+    def _operator(self) -> Product:
         return self.hessian().operator()
 
     def hvp(self, v: Array) -> Array:
         """Return the Hessian times v (..., d); each call reads A once."""
         v = self.problem.check_x(v, "v")
         with B.shared(self.problem.rows.like):
-            return self.shaped(self._operator(flatten(v, self.shape)))
+            return self.shaped(self._operator(flatten(v, self.shape))[0])
 
     def predict(self) -> Array:
         """Return what the model predicts for b, (..., n)."""

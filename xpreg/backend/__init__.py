@@ -35,6 +35,7 @@ from .arrays import (
     zeros,
 )
 from .blocking import (
+    STREAM_BYTES,
     blocks,
     gram_rows,
     is_cut,
@@ -52,14 +53,17 @@ from .draws import (
     generator,
     random_normal,
     random_permutation,
+    random_rows,
     random_uniform,
 )
 from .linalg import (
     FEW_COLUMNS,
     cholesky,
+    dot,
     qr_factor,
     solve_if_posdef,
     solve_posdef,
+    times_each,
     times_rows,
     weighted_gram,
 )
@@ -86,6 +90,7 @@ from .sparse import (
 
 __all__ = [
     "FEW_COLUMNS",
+    "STREAM_BYTES",
     "Array",
     "Namespace",
     "Seed",
@@ -104,6 +109,7 @@ __all__ = [
     "cuda_module",
     "describe",
     "device",
+    "dot",
     "empty",
     "eye",
     "free_memory",
@@ -126,6 +132,7 @@ __all__ = [
     "quiet",
     "random_normal",
     "random_permutation",
+    "random_rows",
     "random_uniform",
     "read",
     "require_array",
@@ -140,6 +147,7 @@ __all__ = [
     "sum_over",
     "sweep_rows",
     "threads",
+    "times_each",
     "times_rows",
     "to_device",
     "to_host",

@@ -22,8 +22,11 @@ import array_api_compat as compat
 
 from .arrays import Array, itemsize
 
-SWEEP_BYTES = 8 * 2**20
+SWEEP_BYTES = 3 * 2**19
 """Bytes of rows in a block of a sweep, on the CPU."""
+
+STREAM_BYTES = 8 * 2**20
+"""Bytes of rows in a block that is used once."""
 
 WIDE_ROWS = 400
 """Columns beyond which BLAS sweeps over the rows in memory better than blocks do."""
@@ -31,10 +34,8 @@ WIDE_ROWS = 400
 BATCH_ENTRIES, BATCH_ROWS = 25_000, 25
 """Entries in a batch of rows that a few columns are multiplied with, and the least rows of one."""
 
-GRAM_ROWS = (1024, 2048)
-"""Rows in a block of a Gram pass on the CPU: up to WIDE columns, and beyond."""
-
-WIDE = 256
+GRAM_ROWS = 2048
+"""Rows in a block of a Gram pass on the CPU."""
 
 LAUNCH_BYTES = 256 * 2**20
 """Bytes of rows in any block elsewhere, for example on a GPU."""
@@ -66,7 +67,7 @@ def batch_rows(X: Array) -> int:
 def gram_rows(A: Array) -> int:
     """How many rows of A (n, d) a Gram matrix takes at a time."""
     if compat.is_numpy_array(A):
-        return GRAM_ROWS[A.shape[1] > WIDE]
+        return GRAM_ROWS
     return max(256, LAUNCH_BYTES // (A.shape[1] * itemsize(A)))
 
 

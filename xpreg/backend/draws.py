@@ -34,6 +34,12 @@ def random_uniform(shape: Sequence[int], rng: Seed, like: Array) -> Array:
     return new(generator(rng).random(tuple(shape)), like)
 
 
+def random_rows(n: int, m: int, rng: Seed, like: Array) -> Array:
+    """Draw one index from each of m equal parts of 0, ..., n-1, in ascending order, and move them beside ``like``."""
+    drawn = (np.arange(m) + generator(rng).random(m)) * (n / m)
+    return new(np.minimum(drawn.astype(np.int64), n - 1), like, dtype=namespace(like).int64)
+
+
 def random_permutation(n: int, rng: Any, like: Array) -> Array:
     """Draw a permutation of 0, ..., n-1 on the host and move it beside ``like``. ``rng``: a Generator or a seed."""
     return new(generator(rng).permutation(n), like, dtype=namespace(like).int64)

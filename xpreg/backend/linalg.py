@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 import array_api_compat as compat
@@ -137,23 +138,44 @@ def _triangular_solver(x: Array) -> Any:
         return None
 
 
-def times_rows(V: Array, X: Array) -> Array:
-    """Return V X (k, d) for a few columns V (k, n) and a block of rows X (n, d); NumPy takes it in batches of rows,
-    or column by column where they are wide.
+def dot(X: Array, Y: Array) -> Array:
+    """Return X @ Y for arrays of one or two axes.
+
+    NumPy's ``@`` keeps all other Python threads waiting while the result has at most 500 entries, however long it
+    takes; its ``dot`` never does.
+    """
+    return np.dot(X, Y) if compat.is_numpy_array(X) else X @ Y
+
+
+def times_each(v: Array, factors: Sequence[Array | None]) -> Array:
+    """Return the rows v * factor (k, n) for some factors (n,), None for 1. In NumPy without a copy of each."""
+    if not compat.is_numpy_array(v):
+        return namespace(v).stack([v if factor is None else v * factor for factor in factors])
+    out = np.empty((len(factors), v.shape[0]), v.dtype)
+    for row, factor in zip(out, factors, strict=True):
+        np.multiply(v, 1.0 if factor is None else factor, out=row)
+    return out
+
+
+def times_rows(V: Array, X: Array, *, cached: bool = False) -> Array:
+    """Return V X (k, d) for a few columns V (k, n) and a block of rows X (n, d).
+
+    From memory, NumPy takes the block in batches of rows that OpenBLAS need not repack, or column by column where the
+    rows are wide; what is ``cached`` already, as it is.
     """
     k, n = V.shape
-    if k == 1:
-        return (V[0, :] @ X)[None, :]
-    if not is_cut(X) and k <= FEW_COLUMNS:
-        return np.stack([v @ X for v in V])
+    if k == 1 or not compat.is_numpy_array(X) or k > FEW_COLUMNS:
+        return dot(V, X)
+    if not is_cut(X):
+        return np.stack([np.dot(v, X) for v in V])
     rows = batch_rows(X)
     m = n // rows
-    if not compat.is_numpy_array(X) or m < 2 or k > FEW_COLUMNS:
-        return V @ X
+    if cached or m < 2:
+        return np.dot(V, X)
     whole = m * rows
     batches = V[:, :whole].reshape(k, m, rows).transpose(1, 0, 2) @ X[:whole].reshape(m, rows, X.shape[1])
     total = batches.sum(axis=0)
-    return total if whole == n else total + V[:, whole:] @ X[whole:]
+    return total if whole == n else total + np.dot(V[:, whole:], X[whole:])
 
 
 FEW_COLUMNS = 8

@@ -13,7 +13,6 @@ Elsewhere, and where threadpoolctl is not installed, the parts are worked on one
 
 from __future__ import annotations
 
-import collections
 import concurrent.futures
 import contextlib
 import contextvars
@@ -80,24 +79,80 @@ def in_order(function: Callable[[Any], Any], parts: Sequence[Any], x: Array) -> 
     if n <= 1:
         yield from map(function, parts)
         return
-    waiting: collections.deque[concurrent.futures.Future] = collections.deque()
+    crew = _Crew(function, parts, lead=n)
     with _limit:
+        helpers = [_pool(n).submit(contextvars.copy_context().run, crew.help) for _ in range(n - 1)]
         try:
-            for part in parts:
-                waiting.append(_pool(n).submit(contextvars.copy_context().run, _work, function, part))
-                if len(waiting) > n:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            yield from crew.results()
         finally:
-            for future in waiting:
-                future.cancel()
-            concurrent.futures.wait(waiting)
+            crew.stop()
+            concurrent.futures.wait(helpers)
 
 
-def _work(function: Callable[[Any], Any], part: Any) -> Any:
-    _working.set(True)
-    return function(part)
+class _Crew:
+    """Threads that begin the parts one after the other, the thread that asks for the results among them.
+
+    Handing every part to a thread and waiting for it would cost up to 0.1 ms each; this costs a lock.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], parts: Sequence[Any], lead: int):
+        self.function, self.parts, self.lead = function, parts, lead
+        self.changed = threading.Condition()
+        self.begun = self.handed_out = 0
+        self.done: dict[int, tuple[Any, BaseException | None]] = {}
+
+    def results(self) -> Iterator[Any]:
+        for i in range(len(self.parts)):
+            while True:
+                with self.changed:
+                    if i in self.done:
+                        result, error = self.done.pop(i)
+                        self.handed_out += 1
+                        self.changed.notify_all()
+                        break
+                    mine = self._begin()
+                    if mine is None:
+                        self.changed.wait()
+                        continue
+                self._work(mine)
+            if error is not None:
+                raise error
+            yield result
+
+    def help(self) -> None:
+        while True:
+            with self.changed:
+                self.changed.wait_for(lambda: self._is_free() or self.begun >= len(self.parts))
+                mine = self._begin()
+            if mine is None:
+                return
+            self._work(mine)
+
+    def stop(self) -> None:
+        with self.changed:
+            self.begun = len(self.parts)
+            self.changed.notify_all()
+
+    def _is_free(self) -> bool:
+        """Whether a part may be begun: no more than ``lead`` results wait for an earlier one."""
+        return self.begun < min(len(self.parts), self.handed_out + self.lead + 1)
+
+    def _begin(self) -> int | None:
+        if not self._is_free():
+            return None
+        self.begun += 1
+        return self.begun - 1
+
+    def _work(self, i: int) -> None:
+        token, result, error = _working.set(True), None, None
+        try:
+            result = self.function(self.parts[i])
+        except BaseException as raised:  # of any kind: it is raised where the results are asked for
+            error = raised
+        _working.reset(token)
+        with self.changed:
+            self.done[i] = result, error
+            self.changed.notify_all()
 
 
 class _Limit:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 
 from .. import backend as B
-from ..backend import Array, namespace
+from ..backend import Array, namespace, quiet
 from ..curvature import Curvature
 from ..errors import InvalidArgumentError
 
@@ -60,12 +60,27 @@ class Head(abc.ABC):
     separable: bool = False
     """Whether the loss is a sum over rows, so that a block of them can be evaluated without the others."""
 
+    normalised: bool = False
+    """Whether b is compared with u over its sum: then those of a sample of the rows are larger."""
+
+    power: int = -1
+    """The loss of one row in omega, as `of_rows` has it, is about omega^power times that of all: -1 for a sum."""
+
     kernel: str | None = None
     """The activation of `xpreg.kernels` that is this loss, where there is one."""
 
     @abc.abstractmethod
     def at(self, z: Array, b: Array) -> HeadPoint:
         """Evaluate at z (..., n) with b (..., n)."""
+
+    def of_rows(self, b: Array, which: Array) -> Array:
+        """Return the b (k, m) of some rows whose fit estimates that of all; what all rows fit exactly, these do too."""
+        xp = namespace(b)
+        some = xp.take(b, which, axis=-1)
+        if not self.normalised:
+            return some
+        with quiet():
+            return some * (xp.sum(b, axis=-1, keepdims=True) / xp.sum(some, axis=-1, keepdims=True))
 
     def scale(self, b: Array) -> Array:
         """Return the loss (...) that a prediction without any fit has: by it a loss is small."""

@@ -19,6 +19,7 @@ class SoftmaxKL(Head):
     """
 
     name = "softmax-kl"
+    normalised, power = True, 0
 
     def at(self, z: Array, b: Array) -> SoftmaxKLPoint:
         return SoftmaxKLPoint(z, b)

@@ -18,6 +18,7 @@ class Normalised(Head):
     arXiv 2309.13482 (ResNet-softmax regression); MATH section 1.
     """
 
+    normalised, power = True, 1
     undefined = (
         "the normaliser alpha = sum g(z) is not positive, so the loss is not defined there: start closer to x = 0 "
         "(where alpha > 0), or subtract the column means from A, which makes alpha >= n for every x"

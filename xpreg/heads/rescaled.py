@@ -16,6 +16,8 @@ class Rescaled(Head):
     arXiv 2305.00660 (rescaled hyperbolic and exponential regression); MATH section 2.
     """
 
+    normalised = True
+
     def __init__(self, name: str, activation: Activation):
         self.name, self.activation = name, activation
 

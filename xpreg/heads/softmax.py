@@ -16,6 +16,7 @@ class Softmax(Head):
     """
 
     name = "softmax"
+    normalised, power = True, 1
     kernel = "softmax"
 
     def at(self, z: Array, b: Array) -> SoftmaxPoint:

@@ -138,7 +138,7 @@ def normalised_sums(
 def _sums(
     xp: Namespace, A: Array, b: Array, x: Array, activation: str, shift: Array, scale: Array, w2: Array | None
 ) -> tuple[Array, list[Array], Array, Array]:
-    z = A @ x
+    z = B.dot(A, x)
     f = v = xp.exp(z - shift)
     if activation == "resnet":
         f, v = f + z * scale, v + scale
@@ -146,12 +146,13 @@ def _sums(
     z64 = z
     if A.dtype != xp.float64:
         A, z64, f, v, c = (xp.astype(t, xp.float64) for t in (A, z, f, v, c))
-    weights = [v, v * c, v * f]
+    weights = B.times_each(v, (None, c, f))
     s = [xp.sum(f), xp.vecdot(c, c), xp.vecdot(c, f), xp.vecdot(f, f)]
     if w2 is not None:
-        weights.append(xp.astype(w2, xp.float64, copy=False) * z64)
-        s.append(xp.vecdot(weights[-1], z64))
-    return B.times_rows(xp.stack(weights), A), s, xp.max(z64), z
+        w2z = xp.astype(w2, xp.float64, copy=False) * z64
+        weights = xp.concat([weights, w2z[None, :]])
+        s.append(xp.vecdot(w2z, z64))
+    return B.times_rows(weights, A, cached=True), s, xp.max(z64), z
 
 
 def blockwise_sums(

@@ -9,6 +9,9 @@ from .. import backend as B
 from ..backend import Array, namespace
 from ..errors import InvalidArgumentError
 
+Product = Callable[[Array], tuple[Array, Array | None]]
+"""v (k, d) -> H v, and A v (k, n) where that comes for free."""
+
 
 class Chain(abc.ABC):
     """z = outer(y), y = inner x: a linear map and what follows it.
@@ -126,8 +129,8 @@ class Map(Chain):
         return self.gram(D, centre)
 
     @abc.abstractmethod
-    def gram_operator(self, D: Array, centre: Array | None = None) -> Callable[[Array], Array]:
-        """Return the product v (k, d) -> A_c^T diag(D) A_c v; each call reads A once."""
+    def gram_operator(self, D: Array, centre: Array | None = None) -> Product:
+        """Return the product v (k, d) -> A_c^T diag(D) A_c v, and A v if it is met on the way; a call reads A once."""
 
     hands_out_rows: bool = False
     """Whether `take_rows` gives single rows, which sampling needs."""
@@ -135,6 +138,15 @@ class Map(Chain):
     def take_rows(self, which: slice | Array) -> Array:
         """Return some rows of A (m, d), by a slice or by their indices: what sampling needs."""
         raise self.no_rows()
+
+    def of_rows(self, which: Array) -> Map:
+        """Return the map of some rows, by their indices (m,)."""
+        raise self.no_rows()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that a pass over the rows reads."""
+        return self.n * self.d * B.itemsize(self.like)
 
     def no_rows(self) -> InvalidArgumentError:
         """Return the error of a map that cannot hand out single rows."""

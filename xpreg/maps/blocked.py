@@ -13,7 +13,7 @@ from ..blocked.program import add, beside
 from ..blocked.store import Store
 from ..blocked.vector import Blocked
 from ..errors import InvalidArgumentError
-from .base import Map
+from .base import Map, Product
 from .dense import DenseRows
 
 
@@ -83,12 +83,12 @@ class BlockRows(Map):
             return self._pass(_Gram(exact), D)
         return self._pass(_CentredGram(self.adjoint(centre)), D)
 
-    def gram_operator(self, D: Array, centre: Array | None = None) -> Callable[[Array], Array]:
+    def gram_operator(self, D: Array, centre: Array | None = None) -> Product:
         mean = None if centre is None else self.adjoint(centre)
 
-        def product(v: Array) -> Array:
+        def product(v: Array) -> tuple[Array, None]:
             total, y_sum = self._pass(_GramProduct(v, mean), D)
-            return total if mean is None else total - mean * y_sum
+            return total if mean is None else total - mean * y_sum, None
 
         return product
 
@@ -130,7 +130,8 @@ class _Apply:
         x = beside(self.x, A)
         # in parts that threads take as they come: one product on all of BLAS's threads waits for the slowest, and one
         # of the cores is busy reading
-        parts = B.in_order(lambda rows: DenseRows(A[rows, :]).apply(x), B.stripes(A, B.sweep_rows(A)), A)
+        step = B.sweep_rows(A, nbytes=B.STREAM_BYTES)
+        parts = B.in_order(lambda rows: DenseRows(A[rows, :]).apply(x), B.blocks(slice(0, A.shape[0]), step), A)
         return namespace(x).concat(list(parts), axis=-1)
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import collections
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from .. import backend as B
 from .. import kernels
 from ..backend import Array, namespace
-from .base import Map
+from .base import Map, Product
 
 PACKED_COLUMNS = 128
 """Up to this d, the Gram matrices of a stack come from one matrix product with the packed products of rows."""
 
 PACKED_BYTES = 32 * 2**20
 """Bytes of packed row products in memory at a time."""
+
+
+SQUARES_BYTES = 2**19
+"""Bytes of a block whose squares are added up: they stay in the cache."""
 
 
 class DenseRows(Map):
@@ -42,8 +47,13 @@ class DenseRows(Map):
     def apply(self, x: Array) -> Array:
         if x.shape[0] > 1 or not B.is_cut(self.A) or B.threads(self.A) == 1:
             return _rows_times(self.A, x)
-        parts = B.in_order(lambda rows: self.A[rows, :] @ x[0, :], list(self.blocks()), self.A)
-        return namespace(x).concat(list(parts))[None, :]
+        z = B.empty((1, self.n), self.A)
+
+        def part(rows: slice) -> None:
+            z[:, rows] = _rows_times(self.A[rows, :], x)
+
+        collections.deque(B.in_order(part, B.blocks(slice(0, self.n), self._stream), self.A), maxlen=0)
+        return z
 
     def adjoint_beside(self, v: Array, others: Callable[[], Sequence[Array]]) -> Array:
         """For one problem all in one sweep; what is found for the others is kept until the next time."""
@@ -52,7 +62,7 @@ class DenseRows(Map):
         xp = namespace(v)
         vectors = [v, *others()]
         flat = [xp.reshape(u, (-1, self.n)) for u in vectors]
-        (found,) = self.sweep(lambda rows, X: (B.times_rows(xp.concat([u[:, rows] for u in flat]), X),))
+        (found,) = self.sweep(lambda rows, X: (B.times_rows(xp.concat([u[:, rows] for u in flat]), X),), once=True)
         first = 0
         self._moments = {}
         for u, one in zip(vectors, flat, strict=True):
@@ -70,12 +80,20 @@ class DenseRows(Map):
         if columns.shape[0] > B.FEW_COLUMNS:
             product = columns @ self.A
         else:  # a skinny product is fast only where its rows come from the cache
-            (product,) = self.sweep(lambda rows, X: (B.times_rows(columns[:, rows], X),))
+            (product,) = self.sweep(lambda rows, X: (B.times_rows(columns[:, rows], X),), once=True)
         return xp.reshape(product, (*v.shape[:-1], self.d))
 
-    def sweep(self, function: Callable[[slice, Array], tuple[Array, ...]]) -> tuple[Array, ...]:
-        """Return the sums of ``function(rows, A[rows])`` over blocks of rows: A is read once."""
-        return self._sum(B.sweep_rows(self.A) if B.is_cut(self.A) else self.n, function)
+    def sweep(self, function: Callable[[slice, Array], tuple[Array, ...]], *, once: bool = False) -> tuple[Array, ...]:
+        """Return the sums of ``function(rows, A[rows])`` over blocks of rows: A is read once.
+
+        ``once``: the function reads its block once, so that it need not fit a core's cache.
+        """
+        step = self._stream if once else B.sweep_rows(self.A)
+        return self._sum(step if B.is_cut(self.A) else self.n, function)
+
+    @property
+    def _stream(self) -> int:
+        return B.sweep_rows(self.A, nbytes=B.STREAM_BYTES)
 
     def _sum(self, step: int, function: Callable[[slice, Array], tuple[Array, ...]]) -> tuple[Array, ...]:
         def stripe(part: slice) -> tuple[Array, ...]:
@@ -100,18 +118,36 @@ class DenseRows(Map):
     def take_rows(self, which: slice | Array) -> Array:
         return self.A[which, :] if isinstance(which, slice) else namespace(self.A).take(self.A, which, axis=0)
 
-    @functools.cached_property
+    def of_rows(self, which: Array) -> DenseRows:
+        return DenseRows(self.take_rows(which))
+
+    @property
     def column_norms(self) -> Array:
-        xp = namespace(self.A)
-        total = B.zeros((self.d,), self.A)
-        for rows in self.blocks():
-            total = total + xp.sum(self.A[rows, :] ** 2, axis=0)
-        return xp.sqrt(total)
+        return self._norms[0]
+
+    @property
+    def largest_row_norm(self) -> Array:
+        return self._norms[1]
 
     @functools.cached_property
-    def largest_row_norm(self) -> Array:
+    def _norms(self) -> tuple[Array, Array]:
+        """The norms (d,) of the columns and the largest one () of a row: sums of squares from one read of A."""
         xp = namespace(self.A)
-        return xp.sqrt(xp.max(xp.stack([xp.max(xp.sum(self.A[r, :] ** 2, axis=1)) for r in self.blocks()])))
+        step = min(B.sweep_rows(self.A), B.sweep_rows(self.A, nbytes=SQUARES_BYTES))
+        ones = B.full((max(min(step, self.n), self.d),), 1.0, self.A)
+
+        def merge(found: Iterable[tuple[Array, Array]]) -> tuple[Array, Array]:
+            return functools.reduce(lambda one, other: (one[0] + other[0], xp.maximum(one[1], other[1])), found)
+
+        def block(rows: slice) -> tuple[Array, Array]:
+            squares = self.A[rows, :] ** 2
+            return B.dot(ones[: squares.shape[0]], squares), xp.max(B.dot(squares, ones[: self.d]))
+
+        def stripe(part: slice) -> tuple[Array, Array]:
+            return merge(map(block, B.blocks(part, step)))
+
+        columns, largest = merge(B.in_order(stripe, B.stripes(self.A, step), self.A))
+        return xp.sqrt(columns), xp.sqrt(largest)
 
     @functools.cached_property
     def column_means(self) -> Array:
@@ -200,32 +236,37 @@ class DenseRows(Map):
                 self._packed_block = block
             yield block
 
-    def gram_operator(self, D: Array, centre: Array | None = None) -> Callable[[Array], Array]:
+    def gram_operator(self, D: Array, centre: Array | None = None) -> Product:
         mean = None if centre is None else self.adjoint(centre)
 
-        def product(v: Array) -> Array:
-            total, y_sum = self.gram_sums(D, v, mean)
-            return total if mean is None else total - mean * y_sum
+        def product(v: Array) -> tuple[Array, Array]:
+            Av = B.empty((v.shape[0], self.n), self.A)
+            total, y_sum = self.gram_sums(D, v, mean, Av)
+            return total if mean is None else total - mean * y_sum, Av
 
         stream = kernels.row_stream(self.A) if D.shape[0] == 1 else None
         if stream is None:
             return product
 
-        def fused(v: Array) -> Array:
+        def fused(v: Array) -> tuple[Array, None]:
             y = stream.gram_sums(self.A, D[0, :], v[0, :], centre=None if mean is None else mean[0, :]).y
-            return namespace(D).astype(y, v.dtype, copy=False)[None, :]
+            return namespace(D).astype(y, v.dtype, copy=False)[None, :], None
 
         return fused
 
-    def gram_sums(self, D: Array, v: Array, mean: Array | None) -> tuple[Array, Array]:
-        """Return A^T y (k, d) and the sum of y (k, 1), y = D*(A v - <mean, v>), from one read of A."""
+    def gram_sums(self, D: Array, v: Array, mean: Array | None, Av: Array | None = None) -> tuple[Array, Array]:
+        """Return A^T y (k, d) and the sum of y (k, 1), y = D*(A v - <mean, v>), from one read of A; fill ``Av`` (k, n)
+        on the way.
+        """
         xp = namespace(D)
         offset = None if mean is None else xp.sum(mean * v, axis=-1, keepdims=True)
 
         def block(rows: slice, X: Array) -> tuple[Array, ...]:
             t = _rows_times(X, v)
+            if Av is not None:
+                Av[:, rows] = t
             y = D[:, rows] * (t if offset is None else t - offset)
-            return B.times_rows(y, X), xp.sum(y, axis=-1, keepdims=True)
+            return B.times_rows(y, X, cached=True), xp.sum(y, axis=-1, keepdims=True)
 
         total, y_sum = self.sweep(block)
         return total, y_sum
@@ -243,4 +284,4 @@ class DenseRows(Map):
 
 def _rows_times(X: Array, x: Array) -> Array:
     """X x: (k, d) -> (k, m). A matrix-vector product is cheaper than a one-row matrix product."""
-    return (X @ x[0, :])[None, :] if x.shape[0] == 1 else x @ X.mT
+    return B.dot(X, x[0, :])[None, :] if x.shape[0] == 1 else x @ X.mT

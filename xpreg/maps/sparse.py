@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import backend as B
 from ..backend import Array, namespace
-from .base import Map
+from .base import Map, Product
 
 APART = 4
 """So many rows, those of the largest weights f, are set apart from a centred sparse Gram matrix."""
@@ -66,10 +66,17 @@ class SparseRows(Map):
         flat = xp.reshape(v, (-1, self.n))
         return xp.reshape((self.A.T @ flat.mT).mT, (*v.shape[:-1], self.d))
 
+    @property
+    def nbytes(self) -> int:
+        return 3 * self.like.shape[0] * B.itemsize(self.like) // 2  # with the indices
+
     hands_out_rows = True
 
     def take_rows(self, which: slice | Array) -> Array:
         return self.A[which].toarray()
+
+    def of_rows(self, which: Array) -> SparseRows:
+        return SparseRows(self.A[which])
 
     def times(self, T: Array) -> Callable[[slice], Array]:
         return lambda rows: self.A[rows] @ T
@@ -142,15 +149,15 @@ class SparseRows(Map):
         one = (P @ new) * other.mT
         return G * (other @ other.mT) + one + one.mT + both
 
-    def gram_operator(self, D: Array, centre: Array | None = None) -> Callable[[Array], Array]:
+    def gram_operator(self, D: Array, centre: Array | None = None) -> Product:
         xp = namespace(D)
         mean = None if centre is None else self.adjoint(centre)
 
-        def product(v: Array) -> Array:
+        def product(v: Array) -> tuple[Array, Array]:
             t = self.apply(v)
             if mean is None:
-                return self.adjoint(D * t)
+                return self.adjoint(D * t), t
             y = D * (t - xp.sum(mean * v, axis=-1, keepdims=True))
-            return self.adjoint(y) - mean * xp.sum(y, axis=-1, keepdims=True)
+            return self.adjoint(y) - mean * xp.sum(y, axis=-1, keepdims=True), t
 
         return product

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from .. import backend as B
 from ..backend import Array, namespace, quiet
 from ..errors import InvalidArgumentError
-from .base import Chain, Map
+from .base import Chain, Map, Product
 from .dense import DenseRows
 
 BLOCK_BYTES = 4 * 2**20
@@ -157,16 +157,16 @@ class Cell(Map):
         G_all = xp.concat(G, axis=0)
         return 0.5 * (G_all + G_all.mT)
 
-    def gram_operator(self, D: Array, centre: Array | None = None) -> Callable[[Array], Array]:
+    def gram_operator(self, D: Array, centre: Array | None = None) -> Product:
         """Return the product; each call reads A1 and A2 twice, for N and for N^T."""
         xp = namespace(D)
 
-        def product(v: Array) -> Array:
-            t = self.apply(v)
+        def product(v: Array) -> tuple[Array, Array]:
+            Nv = self.apply(v)
             if centre is None:
-                return self.adjoint(D * t)
-            t = D * (t - xp.sum(centre * t, axis=-1, keepdims=True))
-            return self.adjoint(t - centre * xp.sum(t, axis=-1, keepdims=True))
+                return self.adjoint(D * Nv), Nv
+            t = D * (Nv - xp.sum(centre * Nv, axis=-1, keepdims=True))
+            return self.adjoint(t - centre * xp.sum(t, axis=-1, keepdims=True)), Nv
 
         return product
 

@@ -21,6 +21,8 @@ class Direction:
     convex : (k,) bool, True where no negative curvature was found: then a zero gradient is a minimum
     bend : (k,) negative curvature <p, H p> of escape directions, 0 elsewhere; or None
     slope : (k,) change of the loss along p at first order, kinks included; None where <g, p> is to be taken
+    q : (k, n), A p (two layers: A1 p) where it is known; None where it is to be worked out
+    unbounded : True where p leads to a point that is known to be good, and may change exponents by any amount
     first : (k,) the longest step to try, a part of p; None for 1
     label : what was done, for the record
     products : Hessians or Hessian-vector products that it took
@@ -32,6 +34,8 @@ class Direction:
     bend: Array | None = None
     slope: Array | None = None
     first: Array | None = None
+    q: Array | None = None
+    unbounded: bool = False
     label: str = ""
     products: int = 1
 

@@ -6,6 +6,7 @@ For one layer z = y; for two a trial goes on from y and reads A2, not A1.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from .. import backend as B
 from ..backend import Array, namespace, quiet
@@ -40,7 +41,8 @@ class Ray:
         xp = namespace(self.point.x)
         p = self.direction.p
         with quiet():
-            self.q = self.point.rows.inner.apply(p)
+            q = self.direction.q
+            self.q = self.point.rows.inner.apply(p) if q is None else q
             slope = self.direction.slope
             self.slope = self.point.slope(p) if slope is None else slope
             bend = self.direction.bend
@@ -52,7 +54,7 @@ class Ray:
         with quiet():
             rows, point = self.point.problem.rows, self.point
             self.change = point.head.change(self.q if point.rows is rows else rows.outer(point.y + self.q) - point.z)
-            self.bounded = self.change > self.reach
+            self.bounded = self.change > (math.inf if self.direction.unbounded else self.reach)
             xp = namespace(self.change)
             one = xp.ones_like(self.change)
             self.first = xp.where(self.bounded, self.reach / self.change, one)

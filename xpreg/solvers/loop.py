@@ -180,7 +180,7 @@ class Loop:
         self.counts.nhev += direction.products - before
         self.check(direction)
         xp = namespace(direction.p)
-        direction.p = xp.where(direction.ok[:, None], direction.p, xp.zeros_like(direction.p))
+        direction.p, direction.q = xp.where(direction.ok[:, None], direction.p, xp.zeros_like(direction.p)), None
 
     def search(
         self, point: Point, direction: Direction, stationary: Any, running: Any, repaired: bool = False

@@ -171,7 +171,7 @@ def merge(direction: Direction, mask: Any, part: Direction) -> None:
         new = new if place is None else xp.take(new, place, axis=0)
         return xp.where(xp.reshape(chosen, (-1,) + (1,) * (new.ndim - 1)), new, old)
 
-    direction.p = put(direction.p, part.p)
+    direction.p, direction.q = put(direction.p, part.p), None
     direction.ok = put(direction.ok, part.ok)
     direction.convex = put(direction.convex, part.convex)
     if part.bend is not None:

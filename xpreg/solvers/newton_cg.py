@@ -10,6 +10,7 @@ from .. import backend as B
 from ..backend import Array, namespace
 from ..curvature import Curvature
 from ..errors import InvalidArgumentError
+from ..maps.base import Product
 from ..problem import Point
 from .base import Direction, Method
 from .kinked import downhill
@@ -66,22 +67,25 @@ class NewtonCG(Method):
         xp = namespace(point.x)
         curvature = point.curvature()
         variables = self.variables(point, curvature)
-        g_norm = _scaled_norm(point)
+        g_norm = scaled_norm(point)
         if "g0" not in self.state:
             self.state["g0"] = g_norm
         random = None
         if stationary.any():
             probing = B.new(stationary, point.x, dtype=xp.bool)
             random = xp.where(probing[:, None], B.random_normal(point.x.shape, 0, point.x), point.least_grads)
-        p, convex, v, curvature, products = self._solve(point, curvature, variables, self.state["g0"], random)
-        direction = Direction(p, convex, convex, label=f"cg ({products})", products=products)
+        found = self._solve(point, curvature, variables, self.state["g0"], random)
+        p, convex, curvature, products = found.p, found.convex, found.curvature, found.products
+        direction = Direction(p, convex, convex, q=found.q, label=f"cg ({products})", products=products)
         if random is not None:  # only to look for negative curvature: leave along it, or stay
-            out = escape(point, xp.where(convex, xp.zeros_like(curvature), curvature), v, xp.zeros_like(curvature))
+            zero = xp.zeros_like(curvature)
+            out = escape(point, xp.where(convex, zero, curvature), found.v, zero)
+            direction.q = None
             direction.p = xp.where(probing[:, None], out.p, p)
             direction.bend = xp.where(probing, out.bend, xp.zeros_like(g_norm))
             direction.ok = convex | probing
         elif point.kinks is not None:
-            direction.p = downhill(point, p)
+            direction.q, direction.p = None, downhill(point, p)
         return direction
 
     def repair(self, point: Point, direction: Direction, bad: Any, stationary: Any) -> Direction:
@@ -89,10 +93,10 @@ class NewtonCG(Method):
         if some is not point:
             g0 = namespace(g0).take(g0, B.indices(bad, g0), axis=0)
         curvature = some.convexified()
-        p, ok, _, _, products = self._solve(some, curvature, self.variables(some, curvature, again=True), g0)
-        ok = namespace(ok).ones_like(ok)  # what rounding calls negative curvature of a Gauss-Newton matrix is zero
-        merge(direction, bad, Direction(downhill(some, p), ok, ~ok, products=products))
-        direction.label += f", gauss-newton cg ({products})"
+        found = self._solve(some, curvature, self.variables(some, curvature, again=True), g0)
+        ok = namespace(found.p).ones_like(found.convex)  # what rounding calls negative curvature of a Gauss-Newton
+        merge(direction, bad, Direction(downhill(some, found.p), ok, ~ok, products=found.products))  # matrix is zero
+        direction.label += f", gauss-newton cg ({found.products})"
         return direction
 
     def variables(self, point: Point, curvature: Curvature, again: bool = False) -> Variables:
@@ -100,30 +104,31 @@ class NewtonCG(Method):
 
         ``again``: for the second curvature of an iteration, and perhaps for a part of the stack only.
         """
-        scale = _scale(point)
+        scale = column_scale(point)
         return Variables(lambda y: scale * y, lambda g: scale * g)
 
     def _solve(
         self, point: Point, curvature: Curvature, variables: Variables, g0: Array, rhs: Array | None = None
-    ) -> tuple:
-        """Return p, convex, last direction and its curvature, and the number of products."""
+    ) -> Solution:
+        """Return what `conjugate_gradients` finds, in x."""
         xp = namespace(point.x)
         to_x, to_y, ridge, stay = variables.to_x, variables.to_y, variables.ridge, _on_kinks(point)
         g = to_y(stay(point.least_grads if rhs is None else rhs))
-        relative = _scaled_norm(point) / xp.where(g0 > 0, g0, xp.ones_like(g0))
+        relative = scaled_norm(point) / xp.where(g0 > 0, g0, xp.ones_like(g0))
         enough = ENOUGH * self.tol / xp.where(relative > 0, relative, xp.ones_like(relative))
         forcing = xp.where(relative < self.forcing**2, xp.sqrt(relative), self.forcing * xp.ones_like(relative))
         forcing = xp.where((enough > forcing) & (enough < self.forcing), enough, forcing)
         multiply = point.hessian(curvature).operator()
         limit = self.limit or min(2 * point.problem.d, 1000)
 
-        def product(y: Array) -> Array:
+        def product(y: Array) -> tuple[Array, Array | None]:
             v = stay(to_x(y))
-            return to_y(stay(multiply(v) + ridge * v))
+            Hv, Av = multiply(v)
+            return to_y(stay(Hv + ridge * v)), Av
 
         self.trace = []
-        p, convex, v, vHv, products = conjugate_gradients(product, g, forcing, limit, self.trace)
-        return stay(to_x(p)), convex, stay(to_x(v)), vHv, products
+        found = conjugate_gradients(product, g, forcing, limit, self.trace)
+        return dataclasses.replace(found, p=stay(to_x(found.p)), v=stay(to_x(found.v)))
 
 
 def _on_kinks(point: Point) -> Callable[[Array], Array]:
@@ -134,35 +139,49 @@ def _on_kinks(point: Point) -> Callable[[Array], Array]:
     return lambda v: (T @ v[..., None])[..., 0]
 
 
-def _scale(point: Point) -> Array:
+def column_scale(point: Point) -> Array:
+    """Return 1/|A_j| (d,): the diagonal T of x = T y, in which columns of A have length 1."""
     norms = point.problem.rows.inner.column_norms
     xp = namespace(norms)
     return 1.0 / xp.where(norms > 0, norms, xp.ones_like(norms))
 
 
-def _scaled_norm(point: Point) -> Array:
-    return namespace(point.x).linalg.vector_norm(_scale(point) * point.least_grads, axis=-1)
+def scaled_norm(point: Point) -> Array:
+    """Return the 2-norms (k,) of the gradients in these variables."""
+    return namespace(point.x).linalg.vector_norm(column_scale(point) * point.least_grads, axis=-1)
 
 
-def conjugate_gradients(
-    multiply: Any, g: Array, forcing: Array, limit: int, trace: list | None = None
-) -> tuple[Array, Array, Array, Array, int]:
+@dataclasses.dataclass(frozen=True)
+class Solution:
+    """What conjugate gradients end with.
+
+    Attributes
+    ----------
+    p : (k, d); -g where the first curvature is negative
+    convex : (k,) bool, False where negative curvature was met
+    v, curvature : (k, d), (k,): the last search direction and <v, H v>
+    q : (k, n), A p, added up from the products; None where they do not tell A v
+    products : how many
+    """
+
+    p: Array
+    convex: Array
+    v: Array
+    curvature: Array
+    q: Array | None
+    products: int
+
+
+def conjugate_gradients(multiply: Product, g: Array, forcing: Array, limit: int, trace: list | None = None) -> Solution:
     """Solve H p = -g for a stack, each problem to its own relative residual, stopping at negative curvature.
 
     Parameters
     ----------
-    multiply : v (k, d) -> H v
+    multiply : v (k, d) -> H v, and A v or None
     g : (k, d)
     forcing : (k,) relative residual
     limit : products at most
     trace : gets, per product, the step length and the ratio of squared residuals (k,): what Ritz values are made of
-
-    Returns
-    -------
-    p : (k, d); -g where the first curvature is negative
-    convex : (k,) bool, False where negative curvature was met
-    v, curvature : (k, d), (k,): the last search direction and <v, H v>
-    products : how many
     """
     xp = namespace(g)
     tiny = float(xp.finfo(g.dtype).eps)
@@ -172,8 +191,9 @@ def conjugate_gradients(
     running = rr > target
     convex = xp.ones_like(running)
     curvature = xp.zeros_like(rr)
+    q: Array | None = None
     for products in range(1, limit + 1):
-        Hv = multiply(v)
+        Hv, Av = multiply(v)
         vHv = xp.sum(v * Hv, axis=-1)
         vv = xp.sum(v * v, axis=-1)
         noise = tiny * xp.sqrt(vv) * xp.linalg.vector_norm(Hv, axis=-1)
@@ -186,6 +206,9 @@ def conjugate_gradients(
         going = running & positive
         step = xp.where(going, rr / xp.where(going, vHv, xp.ones_like(vHv)), xp.zeros_like(rr))[:, None]
         p, r = p + step * v, r + step * Hv
+        if Av is not None:
+            first = xp.where((running & ~positive)[:, None], xp.ones_like(step), step)  # p = -g = v
+            q = first * Av if q is None else q + step * Av
         rr_new = xp.sum(r * r, axis=-1)
         running = going & (rr_new > target)
         ratio = xp.where(running, rr_new / xp.where(rr > 0, rr, xp.ones_like(rr)), xp.zeros_like(rr))
@@ -198,7 +221,7 @@ def conjugate_gradients(
             known = B.read(xp.astype(running, g.dtype))[0] != 0
         if known is not None and not known.any():
             break
-    return p, convex, v, curvature, products
+    return Solution(p, convex, v, curvature, q, products)
 
 
 def ritz_condition(trace: list[tuple[Array, Array]]) -> float:
