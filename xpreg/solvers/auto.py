@@ -11,8 +11,9 @@ from ..problem import Point, Problem
 from .approximate_newton import ApproximateNewton
 from .base import Direction, Method
 from .newton import Newton
-from .newton_cg import NewtonCG, ritz_condition
+from .newton_cg import NewtonCG, ritz_condition, scaled_norm
 from .newton_pcg import NewtonPCG
+from .sample_start import SampleStart, sample_size, sample_start
 
 NARROW = 32
 """Up to so many columns a Gram matrix costs hardly more than a few products."""
@@ -42,6 +43,9 @@ log(2/forcing), and over a run with forcing terms from 0.5 down to 1e-4 these lo
 PRODUCTS_WITH_PRECONDITIONER = 20
 """Products of a whole run when a Hessian of that run is the preconditioner, about: measured."""
 
+AFTER_SAMPLE = 0.4
+"""What of both is left after a fit of some of the rows."""
+
 MANY_ROWS = 400
 """Rows per column from which on a sample of 20 d of them costs next to nothing beside a Gram matrix of all."""
 
@@ -62,9 +66,11 @@ class Auto(Method):
     """Exact Newton for stacks, two layers and what is small or read in passes; else conjugate gradients, with a
     preconditioner as soon as the run shows that it pays.
 
-    The first step runs conjugate gradients, whose Ritz values bound the condition number of the scaled Hessian from
-    below. When a whole run of them would cost more than a Gram matrix, a Hessian becomes the preconditioner; or, for
-    many rows and columns, a sample of the rows. So it does when the products so far have cost more than that.
+    The first step leads to the fit of a sample of the rows, where there are so many that it is all but free, and
+    otherwise runs conjugate gradients. Ritz values then bound the condition number of the scaled Hessian from below.
+    When what is left of the run would cost more with conjugate gradients than a Gram matrix does, a Hessian becomes the
+    preconditioner; or, for many rows and columns, a sample of the rows. So it does when the products so far have cost
+    more than that.
     What was chosen and why is in `Result.message` and in the history. The choice does not depend on timings, so that
     the same problem takes the same steps everywhere.
     """
@@ -72,6 +78,8 @@ class Auto(Method):
     name: ClassVar[str] = "auto"
     counters: ClassVar[tuple[str, ...]] = (
         "adapts",
+        "decided",
+        "sample",
         "iterations",
         "repairs",
         "products",
@@ -85,17 +93,23 @@ class Auto(Method):
     def start(self, problem: Problem) -> None:
         super().start(problem)
         self.problem, self.iterations, self.repairs, self.products = problem, 0, 0, 0
-        self.repaired = self.close = False
+        self.repaired = self.close = self.decided = False
         self.condition = 1.0
         self.times_hard = 0
         self.reasons: list[str] = []
         self._take(*self._by_size(problem))
+        self.sample = sample_size(problem)
 
     def account(self) -> str:
         return "chosen: " + ", then ".join(self.reasons)
 
     def direction(self, point: Point, stationary: Any) -> Direction:
-        change = self._by_run() if self.iterations else None
+        sample, self.sample = self.sample, 0
+        if sample and not stationary.any():
+            start = sample_start(point, sample, NewtonPCG() if self.adapts else Newton())
+            if start is not None:
+                return self._begin(point, start)
+        change = self._by_run()
         if change is not None:
             self._take(*change)
         self.iterations += 1
@@ -106,6 +120,18 @@ class Auto(Method):
             direction.label += f" [{self.reasons[-1]}]"
         return direction
 
+    def _begin(self, point: Point, start: SampleStart) -> Direction:
+        """Take the step to the fit of a sample, whose Hessian shows the condition number of that of all rows."""
+        self.method.state["g0"] = scaled_norm(point)
+        self.iterations += 1
+        self.reasons.insert(0, f"a {start.direction.label}")
+        if self.adapts:
+            self.reasons.pop()
+            self.condition = start.condition
+            self._take(*(self._by_condition(AFTER_SAMPLE) or (NewtonCG(self._worth), self._seen(""))))
+        self.decided = True
+        return start.direction
+
     def repair(self, point: Point, direction: Direction, bad: Any, stationary: Any) -> Direction:
         self.repaired = True
         return self.method.repair(point, direction, bad, stationary)
@@ -113,7 +139,7 @@ class Auto(Method):
     def accepted(self, gmax: Any, before: Any) -> None:
         self.repairs = self.repairs + 1 if self.repaired else 0
         self.close = not self.repaired and bool((gmax <= CLOSE * before).all())
-        if self.adapts and self.iterations == 1:
+        if self.adapts and not self.decided:
             self.condition = ritz_condition(self.method.trace) if isinstance(self.method, NewtonCG) else 1.0
 
     def remembered(self) -> tuple[dict[str, Array], dict[str, Any]]:
@@ -157,7 +183,7 @@ class Auto(Method):
     def _by_run(self) -> tuple[Method, str] | None:
         """Return what should take over; None for no change."""
         rows = self.problem.rows
-        if not (self.adapts and isinstance(rows, Map)):
+        if not (self.iterations and self.adapts and isinstance(rows, Map)):
             return None
         if isinstance(self.method, Newton):
             leave = self.close and self.times_hard < 2  # a run that was hard twice goes to and fro otherwise
@@ -167,14 +193,29 @@ class Auto(Method):
             return Newton(), "the Hessian stays indefinite"
         if type(self.method) is not NewtonCG:
             return None
-        kappa = 1.0
-        if self.iterations == 1:
-            kappa, self.method.max_products = self.condition, None
-        if PRODUCTS_PER_ROOT * kappa**0.5 > rows.gram_products + PRODUCTS_WITH_PRECONDITIONER:
-            return self._preconditioned(f"the scaled Hessian has a condition number of {kappa:.2g} or more")
-        if self.products > rows.gram_products + PRODUCTS_WITH_PRECONDITIONER:
+        if not self.decided:
+            self.decided, self.method.max_products = True, self._worth
+            return self._by_condition(1.0)
+        if self.products >= self._worth:
             return self._preconditioned(f"{self.products} products so far cost more than a Gram matrix would")
         return None
+
+    @property
+    def _worth(self) -> int:
+        """Products that cost as much as a Gram matrix and what comes with it."""
+        return int(self.problem.rows.inner.gram_products + PRODUCTS_WITH_PRECONDITIONER)
+
+    def _by_condition(self, left: float) -> tuple[Method, str] | None:
+        """Return what should take over when this share of a run is left; None for no change."""
+        rows = self.problem.rows
+        assert isinstance(rows, Map)
+        without = left * PRODUCTS_PER_ROOT * self.condition**0.5
+        if without > rows.gram_products + left * PRODUCTS_WITH_PRECONDITIONER:
+            return self._preconditioned(self._seen(" or more"))
+        return None
+
+    def _seen(self, more: str) -> str:
+        return f"the scaled Hessian has a condition number of {self.condition:.2g}{more}"
 
     def _preconditioned(self, reason: str) -> tuple[Method, str]:
         rows = self.problem.rows
