@@ -31,8 +31,8 @@ form, which knows that row, keeps more digits."""
 def value_and_grad(problem: Problem, x: Array) -> tuple[Array, Array] | None:
     """Return the loss () and the gradient (d,) at x (d,); None where two passes are the way.
 
-    Those are stacks, two layers, losses without such sums, an A in memory that stays in the cache or does not come in
-    blocks that do (on a GPU, without the fused kernels), and a concentrated f.
+    Those are stacks, two layers, losses without such sums, an A in memory that stays in the cache or whose rows are so
+    wide that two reads are faster (on a GPU, without the fused kernels), and a concentrated f.
     """
     rows, head = problem.rows, problem.head
     if problem.shape or x.ndim != 1:
@@ -46,7 +46,7 @@ def value_and_grad(problem: Problem, x: Array) -> tuple[Array, Array] | None:
         return None
     if head.separable:
         return _of_separable(problem, x)
-    if head.kernel is None or (stream is None and not B.is_cut(rows.A)):
+    if head.kernel is None or (stream is None and not B.one_pass_pays(rows.A)):
         return None
     found, _ = kernels.value_and_grad(
         kernels.blockwise_sums if stream is None else stream.normalised_sums,

@@ -1,17 +1,14 @@
 """How rows are cut into blocks: the one policy, measured.
 
-Two kinds of passes over the rows of A are made. A *sweep* uses a block twice, for products with vectors (z = A x, then
-A^T of something made of z): it wants blocks that are still in the cache the second time, but so large that the calls
-on a block take little time beside the block itself. A *Gram* pass copies a block, scaled, and multiplies it
-with itself: it wants enough rows that a product runs at full speed.
+Two kinds of passes over the rows of A are made. A *sweep* multiplies a block with vectors: once (z = A x, or A^T v), or
+twice (z = A x, then A^T of something made of z). A block that is used twice should still be in the core's cache the
+second time; one that is used once only be so large that the calls on it take little time beside it. A *Gram* pass
+copies a block, scaled, and multiplies it with itself: it wants enough rows that a product runs at full speed.
 
-Beyond WIDE_ROWS columns a sweep is not cut at all: BLAS reads so wide rows at the machine's speed on its own threads,
-twice, in less time than our threads take for one read of blocks.
-
-Measured with NumPy and OpenBLAS on 2 cores with AVX-512, d from 64 to 2,000 (``ci/bench/blocks.py``): sweeps by two
-threads are best with 8 MB, and 1.2 to 2 times slower with 1 MB, where the threads wait for each other's calls.
-Within a block, a product with a few columns is fastest in batches of 25,000 entries, which OpenBLAS takes
-without repacking them. Gram passes are within 10 % of their best from 1,024 rows up to d = 256, and from 2,048 beyond.
+Measured with NumPy and OpenBLAS on 2 cores with AVX-512 and 2 MB of cache each, d from 16 to 2,000
+(``ci/bench/blocks.py``): sweeps by two threads are best with 1 to 2 MB, of which 8 MB costs a fifth more and 256 KB
+twice the time. From memory, a product with a few columns is fastest in batches of 25,000 entries, which OpenBLAS takes
+without repacking them; from the cache, as it is. Gram passes are within 5 % of their best from 2,048 rows on.
 
 On a GPU an operation on a block takes about 10 us to launch, in which it could read 20 to 50 MB.
 """
@@ -28,8 +25,9 @@ SWEEP_BYTES = 3 * 2**19
 STREAM_BYTES = 8 * 2**20
 """Bytes of rows in a block that is used once."""
 
-WIDE_ROWS = 400
-"""Columns beyond which BLAS sweeps over the rows in memory better than blocks do."""
+ONE_PASS_COLUMNS = 64
+"""Columns up to which the sums of a normalised loss are taken from one read of rows in memory. The three columns that
+it multiplies them with cost as much as a second read when there are more."""
 
 BATCH_ENTRIES, BATCH_ROWS = 25_000, 25
 """Entries in a batch of rows that a few columns are multiplied with, and the least rows of one."""
@@ -54,9 +52,9 @@ def sweep_rows(A: Array, row_bytes: int | None = None, nbytes: int | None = None
     return -(-A.shape[0] // (count + count % 2))  # blocks of equal size, an even number of them
 
 
-def is_cut(A: Array) -> bool:
-    """Return whether sweeps over A (n, d) go block by block."""
-    return not compat.is_numpy_array(A) or A.ndim != 2 or A.shape[1] <= WIDE_ROWS
+def one_pass_pays(A: Array) -> bool:
+    """Return whether rows A (n, d) in memory are better read once for three columns than twice for one."""
+    return not compat.is_numpy_array(A) or A.shape[1] <= ONE_PASS_COLUMNS
 
 
 def batch_rows(X: Array) -> int:

@@ -10,7 +10,7 @@ import array_api_compat as compat
 import numpy as np
 
 from .arrays import Array, eye, full, namespace, quiet
-from .blocking import batch_rows, is_cut
+from .blocking import batch_rows
 from .parallel import all_threads
 
 
@@ -160,14 +160,12 @@ def times_each(v: Array, factors: Sequence[Array | None]) -> Array:
 def times_rows(V: Array, X: Array, *, cached: bool = False) -> Array:
     """Return V X (k, d) for a few columns V (k, n) and a block of rows X (n, d).
 
-    From memory, NumPy takes the block in batches of rows that OpenBLAS need not repack, or column by column where the
-    rows are wide; what is ``cached`` already, as it is.
+    From memory, NumPy takes the block in batches of rows that OpenBLAS need not repack; what is ``cached`` already, as
+    it is.
     """
     k, n = V.shape
     if k == 1 or not compat.is_numpy_array(X) or k > FEW_COLUMNS:
         return dot(V, X)
-    if not is_cut(X):
-        return np.stack([np.dot(v, X) for v in V])
     rows = batch_rows(X)
     m = n // rows
     if cached or m < 2:

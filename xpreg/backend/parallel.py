@@ -26,7 +26,6 @@ from typing import Any
 import array_api_compat as compat
 
 from .arrays import Array
-from .blocking import is_cut
 
 SMALLEST = 8 * 2**20
 """Bytes of rows from which on several threads pay: below, waking them up takes longer than the work."""
@@ -47,7 +46,7 @@ def threads(x: Array) -> int:
 
 def shared(x: Array) -> contextlib.AbstractContextManager[Any]:
     """Keep BLAS on one thread while our own threads share the rows of ``x``; nothing where they do not."""
-    return _limit if is_cut(x) and threads(x) > 1 else contextlib.nullcontext()
+    return _limit if threads(x) > 1 else contextlib.nullcontext()
 
 
 def all_threads(H: Array) -> contextlib.AbstractContextManager[Any]:

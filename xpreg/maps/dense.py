@@ -45,7 +45,7 @@ class DenseRows(Map):
         return DenseRows(B.to_device(self.A, device))
 
     def apply(self, x: Array) -> Array:
-        if x.shape[0] > 1 or not B.is_cut(self.A) or B.threads(self.A) == 1:
+        if x.shape[0] > 1 or B.threads(self.A) == 1:
             return _rows_times(self.A, x)
         z = B.empty((1, self.n), self.A)
 
@@ -88,8 +88,7 @@ class DenseRows(Map):
 
         ``once``: the function reads its block once, so that it need not fit a core's cache.
         """
-        step = self._stream if once else B.sweep_rows(self.A)
-        return self._sum(step if B.is_cut(self.A) else self.n, function)
+        return self._sum(self._stream if once else B.sweep_rows(self.A), function)
 
     @property
     def _stream(self) -> int:
