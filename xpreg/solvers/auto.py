@@ -28,7 +28,8 @@ PROBE = 4
 """Products of the first step: enough for Ritz values to show whether the condition is good."""
 
 HARD = 3
-"""After so many iterations in a row that needed another matrix than the Hessian, exact steps are the shorter way."""
+"""After so many iterations in a row that needed another matrix than the Hessian, exact steps are the shorter way; after
+one when that took as many products as a Gram matrix costs."""
 
 CLOSE = 0.2
 """A hard run has become easy when an exact Newton step has shrunk the gradient by this factor."""
@@ -83,6 +84,7 @@ class Auto(Method):
         "iterations",
         "repairs",
         "products",
+        "last",
         "close",
         "times_hard",
         "condition",
@@ -92,7 +94,7 @@ class Auto(Method):
 
     def start(self, problem: Problem) -> None:
         super().start(problem)
-        self.problem, self.iterations, self.repairs, self.products = problem, 0, 0, 0
+        self.problem, self.iterations, self.repairs, self.products, self.last = problem, 0, 0, 0, 0
         self.repaired = self.close = self.decided = False
         self.condition = 1.0
         self.times_hard = 0
@@ -115,7 +117,8 @@ class Auto(Method):
         self.iterations += 1
         self.repaired = False
         direction = self.method.direction(point, stationary)
-        self.products += direction.products
+        self.last = direction.products
+        self.products += self.last
         if change is not None:
             direction.label += f" [{self.reasons[-1]}]"
         return direction
@@ -133,8 +136,11 @@ class Auto(Method):
         return start.direction
 
     def repair(self, point: Point, direction: Direction, bad: Any, stationary: Any) -> Direction:
-        self.repaired = True
-        return self.method.repair(point, direction, bad, stationary)
+        self.repaired, before = True, direction.products
+        repaired = self.method.repair(point, direction, bad, stationary)
+        self.last += repaired.products - before
+        self.products += repaired.products - before
+        return repaired
 
     def accepted(self, gmax: Any, before: Any) -> None:
         self.repairs = self.repairs + 1 if self.repaired else 0
@@ -188,7 +194,7 @@ class Auto(Method):
         if isinstance(self.method, Newton):
             leave = self.close and self.times_hard < 2  # a run that was hard twice goes to and fro otherwise
             return self._preconditioned("close to the solution") if leave else None
-        if self.repairs >= HARD:
+        if self.repairs >= (1 if self.last >= rows.gram_products else HARD):
             self.times_hard += 1
             return Newton(), "the Hessian stays indefinite"
         if type(self.method) is not NewtonCG:
