@@ -98,3 +98,19 @@ def test_solve_if_posdef_solves_what_is_positive_definite_and_names_the_rest(bac
     np.testing.assert_array_equal(backend.numpy(ok), ~bad)
     want = np.linalg.solve(H, g[..., None])[..., 0]
     np.testing.assert_allclose(backend.numpy(p)[~bad], want[~bad], rtol=1e-8)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 8, 9])
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_few_columns_times_rows(backend, rng, k, cached):
+    V, X = rng.standard_normal((k, 3001)), rng.standard_normal((3001, 20))
+    product = B.times_rows(backend.array(V), backend.array(X), cached=cached)
+    np.testing.assert_allclose(backend.numpy(product), V @ X, rtol=0, atol=1e-12 * 3001)
+    one = B.dot(backend.array(V[0]), backend.array(X))
+    np.testing.assert_allclose(backend.numpy(one), V[0] @ X, rtol=0, atol=1e-12 * 3001)
+
+
+def test_one_vector_times_each_of_several(backend, rng):
+    v, w = rng.standard_normal((2, 7))
+    found = B.times_each(backend.array(v), (None, backend.array(w), backend.array(v)))
+    np.testing.assert_array_equal(backend.numpy(found), np.stack([v, v * w, v * v]))

@@ -55,6 +55,31 @@ def test_parts_come_back_in_order_from_two_threads(A):
     assert len(seen) == 2
 
 
+def test_no_thread_runs_far_ahead_of_a_part_that_takes_long(A):
+    """Results that wait for an earlier one may be large: there are a few of them at most."""
+    begun, release, seen_while_waiting = [], threading.Event(), []
+
+    def work(part):
+        begun.append(part)
+        if part == 0:
+            release.wait(10)
+        elif part == 2:  # the last that may be begun while nothing has been handed out
+            threading.Timer(0.1, lambda: (seen_while_waiting.append(max(begun)), release.set())).start()
+        return part
+
+    assert list(B.in_order(work, range(20), A)) == list(range(20))
+    assert seen_while_waiting == [2]
+
+
+def test_a_caller_that_wants_no_more_results_stops_the_work(A):
+    begun = []
+    results = B.in_order(lambda part: begun.append(part) or part, range(1000), A)
+    assert next(results) == 0
+    results.close()
+    assert len(begun) < 20
+    assert B.threads(A) == 2
+
+
 def test_an_error_in_a_part_reaches_the_caller_and_lifts_the_limit(A):
     def work(part):
         raise ZeroDivisionError(part)

@@ -94,7 +94,11 @@ class Problem:
         return self.value_and_grad(x)[1]
 
     def value_and_grad(self, x: Array) -> tuple[Array, Array]:
-        """Return the loss (...) and the gradient (..., d) at x (..., d): one read of a large A for one problem."""
+        """Return the loss (...) and the gradient (..., d) at x (..., d).
+
+        For one problem a large A is read once where that is faster: in files and on Dask workers, in memory where the
+        rows are narrow or the loss is a sum over them, and by the fused kernels of a GPU.
+        """
         x = self.check_x(x, "x")
         with B.shared(self.rows.like):
             found = one_pass.value_and_grad(self, x)
