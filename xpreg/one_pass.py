@@ -20,7 +20,7 @@ from .maps import BlockRows, DenseRows
 if TYPE_CHECKING:
     from .problem import Problem
 
-SMALLEST = 4 * 2**20
+SMALLEST = 32 * 2**20
 """Bytes of A from which on it pays: a smaller A is still in the cache when it is read again."""
 
 CONCENTRATED = 0.5
