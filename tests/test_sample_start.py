@@ -103,6 +103,14 @@ def test_rows_with_heavy_tails_are_solved_whether_the_sample_helps_or_not(seed):
     assert result.fun < 1e-12
 
 
+def test_a_saturated_start_is_not_judged_by_a_sample_that_does_not_see_the_rows_that_hold_f(rng):
+    problem = softmax(rng)
+    p = rng.standard_normal(10)
+    result = xpreg.minimize(problem, 30 * p / np.abs(problem.rows.A @ p).max())
+    assert result.success, result.message
+    assert "fit of" not in result.message
+
+
 def test_one_target_that_holds_everything_is_no_reason_for_a_sample(rng):
     """b on one row: a sample without it has no target at all."""
     A, b = rng.standard_normal((8000, 5)), np.zeros(8000)

@@ -29,7 +29,7 @@ PROBE = 4
 
 HARD = 3
 """After so many iterations in a row that needed another matrix than the Hessian, exact steps are the shorter way; after
-one when that took as many products as a Gram matrix costs."""
+one when that took products that cost half a Gram matrix."""
 
 CLOSE = 0.2
 """A hard run has become easy when an exact Newton step has shrunk the gradient by this factor."""
@@ -194,7 +194,7 @@ class Auto(Method):
         if isinstance(self.method, Newton):
             leave = self.close and self.times_hard < 2  # a run that was hard twice goes to and fro otherwise
             return self._preconditioned("close to the solution") if leave else None
-        if self.repairs >= (1 if self.last >= rows.gram_products else HARD):
+        if self.repairs >= (1 if 2 * self.last >= rows.gram_products else HARD):
             self.times_hard += 1
             return Newton(), "the Hessian stays indefinite"
         if type(self.method) is not NewtonCG:

@@ -37,6 +37,10 @@ AGREEMENT = 0.7
 """Least cosine between the gradients of the sample and of all rows at the start. It is less when the start is as close
 to the solution as a fit of the sample would be, or when few rows decide that the sample has missed."""
 
+SAME_LOSS = 2.0
+"""Largest factor between the losses of the sample and of all rows at the start: it is more where few rows hold most of
+f, a saturated start, which a sample does not see as it is."""
+
 PROBE = 12
 """Products with the Hessian of the sample that show its condition number."""
 
@@ -67,9 +71,11 @@ def sample_start(point: Point, m: int, method: Method) -> SampleStart | None:
     problem, xp = point.problem, namespace(point.x)
     sample = problem.of_rows(B.random_rows(problem.n, m, 0, point.x))
     there = sample.point(point.x)
-    scale = column_scale(there)
-    value, cosine = (float(v) for v in B.read(there.values[0], _cosine(scale * point.grads, scale * there.grads)[0]))
-    if not (value < float("inf") and cosine >= AGREEMENT):
+    scale, gain = column_scale(there), (problem.n / m) ** problem.head.power
+    cosine = _cosine(scale * point.grads, scale * there.grads)
+    found = B.read(there.values[0], point.values[0], cosine[0])
+    loss, expected, cosine = float(found[0]), gain * float(found[1]), float(found[2])
+    if not (expected <= SAME_LOSS * loss <= SAME_LOSS**2 * expected and cosine >= AGREEMENT):
         return None
     loop = Loop(sample, point.x, method, TOL, Counts(), (0, 1))
     (fit,) = loop.run(MAXITER, lambda record: None)
