@@ -61,7 +61,7 @@ def _gram(A, rng, sizes):
 
     def at(size):
         def run():
-            blocking.GRAM_ROWS, kept = (size, size), blocking.GRAM_ROWS
+            blocking.GRAM_ROWS, kept = size, blocking.GRAM_ROWS
             rows.gram(D)
             blocking.GRAM_ROWS = kept
 
