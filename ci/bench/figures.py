@@ -79,8 +79,8 @@ def bars(axes, numbers):
             axes.plot([x] * len(ratios), ratios, "o", color="white", mec=OURS, mew=0.7, ms=3.2, zorder=5, clip_on=False)
             text = f"{mean:.1f}" if mean < 9.95 else f"{mean:.0f}"
             axes.annotate(
-                text if all(there for _, there in libraries[library]) else f"> {text}", (x, max(1, *ratios)),
-                xytext=(0, 4), textcoords="offset points", ha="center", fontsize=8.5, color=OURS,
+                text if all(there for _, there in libraries[library]) else f">{text}", (x, max(1, *ratios)),
+                xytext=(0, 4), textcoords="offset points", ha="center", fontsize=8, color=OURS,
             )  # fmt: skip
     axes.axhline(1, color=OURS, lw=1.2, zorder=4)
     axes.annotate("xpreg", (1.005, 1), xycoords=("axes fraction", "data"), va="center", fontsize=9, color=OURS)
