@@ -80,6 +80,22 @@ def test_the_same_sample_in_every_run(rng):
     assert [r.direction for r in first.history] == [r.direction for r in second.history]
 
 
+@pytest.mark.parametrize("stop_after", [0, 1, 2])
+def test_a_run_goes_on_from_a_checkpoint_before_and_after_that_step(rng, tmp_path, stop_after):
+    problem = softmax(rng, condition=1e2)
+
+    def stop(record):
+        if record.nit == stop_after:
+            raise StopIteration
+
+    whole = xpreg.minimize(problem)
+    path = tmp_path / "run.npz"
+    assert not xpreg.minimize(problem, checkpoint=path, callback=stop).success
+    resumed = xpreg.minimize(problem, checkpoint=path, resume=True)
+    np.testing.assert_array_equal(resumed.x, whole.x)
+    assert [r.direction for r in resumed.history] == [r.direction for r in whole.history]
+
+
 def test_a_start_as_good_as_the_fit_of_a_sample_is_kept(rng):
     problem = softmax(rng, noise=0.3)
     solution = xpreg.minimize(problem, tol=1e-10)
