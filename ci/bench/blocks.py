@@ -13,7 +13,7 @@ from xpreg.backend import blocking
 from xpreg.maps import DenseRows
 
 COLUMNS = (16, 64, 100, 256, 500, 2000)
-SWEEPS = tuple(2**k for k in range(17, 24))
+SWEEPS = (2**17, 2**18, 2**19, 2**20, 3 * 2**19, 2**21, 2**22, 2**23)
 GRAMS = (256, 512, 1024, 2048, 4096)
 
 
