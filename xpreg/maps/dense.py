@@ -79,7 +79,7 @@ class DenseRows(Map):
         columns = xp.reshape(v, (-1, self.n))
         if columns.shape[0] > B.FEW_COLUMNS:
             product = columns @ self.A
-        else:  # a skinny product is fast only where its rows come from the cache
+        else:  # few columns: bound by reading the rows, which threads share
             (product,) = self.sweep(lambda rows, X: (B.times_rows(columns[:, rows], X),), once=True)
         return xp.reshape(product, (*v.shape[:-1], self.d))
 

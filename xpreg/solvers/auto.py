@@ -130,7 +130,7 @@ class Auto(Method):
         self.reasons.insert(0, f"a {start.direction.label}")
         if self.adapts:
             self.reasons.pop()
-            self.condition = start.condition
+            self.condition = start.condition()
             self._take(*(self._by_condition(AFTER_SAMPLE) or (NewtonCG(self._worth), self._seen(""))))
         self.decided = True
         return start.direction

@@ -206,9 +206,10 @@ def conjugate_gradients(multiply: Product, g: Array, forcing: Array, limit: int,
         going = running & positive
         step = xp.where(going, rr / xp.where(going, vHv, xp.ones_like(vHv)), xp.zeros_like(rr))[:, None]
         p, r = p + step * v, r + step * Hv
-        if Av is not None:
-            first = xp.where((running & ~positive)[:, None], xp.ones_like(step), step)  # p = -g = v
-            q = first * Av if q is None else q + step * Av
+        if Av is not None and q is not None:
+            q = q + step * Av
+        elif Av is not None:  # the first: where its curvature is not positive, p = -g = v
+            q = xp.where((running & ~positive)[:, None], xp.ones_like(step), step) * Av
         rr_new = xp.sum(r * r, axis=-1)
         running = going & (rr_new > target)
         ratio = xp.where(running, rr_new / xp.where(rr > 0, rr, xp.ones_like(rr)), xp.zeros_like(rr))

@@ -47,10 +47,20 @@ PROBE = 12
 
 @dataclasses.dataclass(frozen=True)
 class SampleStart:
-    """A direction to the fit of some rows, and the condition number of their scaled Hessian there."""
+    """A direction to the fit of some rows, and that fit."""
 
     direction: Direction
-    condition: float
+    fit: Point
+
+    def condition(self) -> float:
+        """Estimate the condition number of the scaled Hessian of the sample, or of what stands in for it where it is
+        indefinite.
+        """
+        scale, trace = column_scale(self.fit), list[tuple[Array, Array]]()
+        multiply = self.fit.hessian(self.fit.convexified()).operator()
+        v = B.random_normal(self.fit.x.shape, 0, self.fit.x)
+        conjugate_gradients(lambda v: (scale * multiply(scale * v)[0], None), v, 0.0 * v[:, 0], PROBE, trace)
+        return ritz_condition(trace)
 
 
 def sample_size(problem: Problem) -> int:
@@ -86,16 +96,7 @@ def sample_start(point: Point, m: int, method: Method) -> SampleStart | None:
     label = f"fit of {m} of {problem.n} rows ({loop.nit} iterations)"
     ok = xp.ones_like(slope) > 0
     direction = Direction(p, ok, ok, label=label, products=0, unbounded=True)
-    return SampleStart(direction, _condition(sample.point(fit.x)))
-
-
-def _condition(point: Point) -> float:
-    """Estimate the condition number of the scaled Hessian, or of what stands in for it where it is indefinite."""
-    scale, trace = column_scale(point), list[tuple[Array, Array]]()
-    multiply = point.hessian(point.convexified()).operator()
-    v = B.random_normal(point.x.shape, 0, point.x)
-    conjugate_gradients(lambda v: (scale * multiply(scale * v)[0], None), v, 0.0 * v[:, 0], PROBE, trace)
-    return ritz_condition(trace)
+    return SampleStart(direction, sample.point(fit.x))
 
 
 def _cosine(u: Array, v: Array) -> Array:
