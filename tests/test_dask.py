@@ -7,6 +7,7 @@ import signal
 import numpy as np
 import pytest
 from support import fakegpu
+from support.certificates import same_claims
 from support.problems import data, realisable
 
 import xpreg
@@ -93,6 +94,13 @@ def test_solutions_equal_those_in_memory(client, rng, loss, method):
     assert (found.status, found.nit) == (expected.status, expected.nit)
     assert isinstance(found.x, np.ndarray)
     assert relative(found.x, expected.x) < 1e-9
+
+
+def test_a_certificate_claims_what_it_claims_in_memory(client, matrix):
+    A, b = matrix
+    x = 0.1 * np.ones(4)
+    expected, found = (xpreg.certify(xpreg.SoftmaxRegression(rows, b, weights=0.1), x) for rows in (A, in_chunks(A)))
+    same_claims(found, expected)
 
 
 def test_a_run_goes_on_from_a_checkpoint(client, matrix, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .backend import Array, namespace
+from .backend import Array, lower_factor, namespace
 from .curvature import Curvature, symmetric_2x2
 from .heads.kl import SoftmaxKLPoint
 from .heads.softmax import SoftmaxPoint
@@ -27,8 +27,8 @@ def bracket(curvature: Curvature, w2: Array | None = None) -> tuple[Array, Array
     if U is not None:
         scale = xp.linalg.vector_norm(U, axis=-1)  # rows of U of one size: the (r, r) matrix then rounds less
         scale = xp.where(scale > 0, scale, xp.ones_like(scale))
-        R = xp.linalg.qr((U / scale[..., None]).mT, mode="reduced")[1]
-        rho = xp.linalg.eigvalsh(R @ (K * scale[..., :, None] * scale[..., None, :]) @ R.mT)
+        L = lower_factor(U / scale[..., None])
+        rho = xp.linalg.eigvalsh(L.mT @ (K * scale[..., :, None] * scale[..., None, :]) @ L)
         low = low + xp.where(rho[..., 0] < 0, rho[..., 0], xp.zeros_like(low))
         high = high + xp.where(rho[..., -1] > 0, rho[..., -1], xp.zeros_like(high))
         slack = 64.0 * float(xp.finfo(D.dtype).eps) * xp.max(xp.abs(rho), axis=-1)

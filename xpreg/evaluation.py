@@ -13,9 +13,7 @@ from .backend import Array, namespace
 from .brackets import bracket, simplex_bounds
 from .certificate import MEASURED, NUMERICAL, PROVED, PUBLISHED, Certificate, Claim, absent
 from .curvature import Curvature
-from .errors import InvalidArgumentError
 from .geometry import Geometry
-from .maps import BlockRows
 from .problem import Point, Problem
 from .result import IterationRecord
 
@@ -61,21 +59,12 @@ def certify(problem: Problem, x: Array, *, history: Sequence[IterationRecord] = 
     >>> certificate.psd_weight_sharp.value
     0.2405
     """
-    check_certifiable(problem)
     point = problem.at(x)
     return Certificate(
         head=problem.head.name.replace("softmax", "softmax-relu") if _has_layers(point) else problem.head.name,
         problems=point.x.shape[0],
         **_Evaluation(point, history, method).claims(),
     )
-
-
-def check_certifiable(problem: Problem) -> None:
-    """Refuse a problem whose rows are in blocks."""
-    if isinstance(problem.rows, BlockRows):
-        raise InvalidArgumentError(
-            "problem has its rows in blocks, but certificates need them in memory: certify a part of the rows."
-        )
 
 
 def _has_layers(point: Point) -> bool:
@@ -108,7 +97,8 @@ class _Evaluation:
     @functools.cached_property
     def b(self) -> tuple[float, float, bool]:
         """Min b, max b, and whether every b is a distribution."""
-        xp, b = self.xp, self.problem.b
+        b = self.problem.b
+        xp = namespace(b)
         low, high, error = (float(v) for v in B.read(xp.min(b), xp.max(b), xp.max(xp.abs(xp.sum(b, axis=-1) - 1.0))))
         return low, high, low >= 0 and error <= 64 * self.eps * b.shape[-1]
 
@@ -123,7 +113,7 @@ class _Evaluation:
         low_w, high_w = bracket(loss, w2)
         extra = simplex_bounds(head)
         if extra is not None:
-            least, most = (0.0, 0.0) if w2 is None else (xp.min(w2), xp.max(w2))
+            least, most = (0.0, 0.0) if w2 is None else (namespace(w2).min(w2), namespace(w2).max(w2))
             low, high = xp.maximum(low, extra[0]), xp.minimum(high, extra[1])
             low_w, high_w = xp.maximum(low_w, extra[0] + least), xp.minimum(high_w, extra[1] + most)
         return low, high, low_w, high_w
@@ -240,8 +230,7 @@ class _Evaluation:
 
     def _columns_are_centred(self) -> bool:
         xp = self.xp
-        ones = B.full((1, self.problem.n), 1.0, self.rows.like)
-        relative = xp.abs(self.rows.adjoint(ones)[0, :]) / self.problem.n**0.5 / self.rows.column_norms
+        relative = xp.abs(self.rows.adjoint(self.rows.full(1.0))) / self.problem.n**0.5 / self.rows.column_norms
         return float(xp.max(relative)) <= 64 * self.problem.n * self.eps
 
     # -- Lipschitz constants --------------------------------------------------------------------
@@ -362,7 +351,7 @@ class _Evaluation:
         return Claim(max(bounds), what, kind, f"shrinking lemma, {SM}")
 
     def _has_negative(self, curvature: Curvature) -> bool:
-        return any(D is not None and float(self.xp.min(D)) < 0 for D in (curvature.D, curvature.inner))
+        return any(D is not None and float(namespace(D).min(D)) < 0 for D in (curvature.D, curvature.inner))
 
     def _measured_contraction(self) -> dict[str, Claim]:
         steps = [record.grad_norm for record in self.history]

@@ -106,7 +106,8 @@ def singular_values(rows: Map, columns: int) -> tuple[float, float, float]:
         frobenius = float(xp.max(total)) ** 0.5
         return 0.0, frobenius * (1 + 64 * eps), frobenius
     k = rows.column_norms.shape[0] if rows.column_norms.ndim == 2 else 1
-    values = xp.linalg.eigvalsh(rows.gram(B.full((k, rows.n), 1.0, rows.like)))
+    ones = rows.full(1.0)
+    values = xp.linalg.eigvalsh(rows.gram(namespace(ones).broadcast_to(ones, (k, rows.n))))
     low, high, squares = (float(v) for v in B.read(xp.min(values), xp.max(values), xp.max(total)))
     slack = 16 * d * eps * squares
     return max(0.0, low - slack) ** 0.5, (high + slack) ** 0.5, squares**0.5

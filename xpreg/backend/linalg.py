@@ -49,10 +49,22 @@ def cholesky(H: Array) -> tuple[Array, Array]:
 
 
 def qr_factor(X: Array) -> Array:
-    """Return the (d, d) factor R of ``X = Q R`` for X (n, d), n >= d, without forming Q where the library can."""
+    """Return the factor R (..., m, d), m = min(n, d), of ``X = Q R`` for X (..., n, d), without forming Q where the
+    library can.
+    """
     if compat.is_numpy_array(X):
         return np.linalg.qr(X, mode="r")
     return namespace(X).linalg.qr(X, mode="reduced")[1]
+
+
+def lower_factor(U: Array) -> Array:
+    """Return L (..., r, m), m = min(r, n), with ``U = L Q``, Q Q^T = I, for U (..., r, n); Q is not returned.
+
+    For vectors in blocks one block after the other.
+    """
+    xp = namespace(U)
+    in_blocks = getattr(xp, "lower_factor", None)
+    return xp.matrix_transpose(qr_factor(xp.matrix_transpose(U))) if in_blocks is None else in_blocks(U)
 
 
 def solve_posdef(H: Array, L: Array, g: Array) -> Array:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..backend import Array, Namespace, namespace
-from .program import MERGES, add, sums
+from .program import MERGES, add, factor, merge_factors, sums
 from .vector import Blocked, refusal
 
 ELEMENTWISE = frozenset(
@@ -52,7 +52,7 @@ class BlockedNamespace:
         self._xp, self._functions, self._prefix = xp, functions, prefix
         self.__name__ = f"xpreg.blocked({xp.__name__})"
         if not prefix:
-            self.row_sums = row_sums  # what `xpreg.backend.row_sums` asks for
+            self.row_sums, self.lower_factor = row_sums, lower_factor  # what the backend's functions ask for
             self.linalg = BlockedNamespace(xp.linalg, {"vector_norm": vector_norm}, "linalg.")
 
     def __getattr__(self, name: str) -> Any:
@@ -122,6 +122,11 @@ def take_along_axis(x: Blocked, indices: Array, *, axis: int = -1) -> Array:
 def row_sums(*vectors: Blocked) -> tuple[Array, ...]:
     """Return the sums over the rows of several vectors, from one pass."""
     return vectors[0].store.reduce(add, sums, *vectors)
+
+
+def lower_factor(x: Blocked) -> Array:
+    """Return L (..., r, m) with x = L Q for x (..., r, n), from the factors of the blocks."""
+    return x.store.reduce(merge_factors, factor, x)
 
 
 def vecdot(x1: Any, x2: Any, *, axis: int = -1) -> Array:

@@ -144,6 +144,16 @@ def sums(start: int, A: Array | None, *values: Array) -> tuple[Array, ...]:
     return tuple(namespace(value).sum(value, axis=-1) for value in values)
 
 
+def factor(start: int, A: Array | None, value: Array) -> Array:
+    """The kernel of L in value = L Q, value (..., r, rows)."""
+    return B.lower_factor(value)
+
+
+def merge_factors(a: Array, b: Array) -> Array:
+    """Return the L of two parts side by side."""
+    return B.lower_factor(namespace(a).concat([a, b], axis=-1))
+
+
 def largest_and_where(start: int, A: Array | None, value: Array) -> tuple[Array, Array]:
     """The kernel of argmax: the largest entry, and the number of its row."""
     xp = namespace(value)

@@ -109,8 +109,6 @@ def minimize(
     _check_checkpoint(checkpoint, checkpoint_every, resume)
     with B.using(device):
         problem, x0 = problem.to_device(device), B.to_device(x0, device)
-        if certify:
-            evaluation.check_certifiable(problem)
         problem, x = _start(problem, x0)
         keeper = None
         if checkpoint is not None:
