@@ -14,6 +14,12 @@ MEANS = np.array([[-1.5, -1.0], [1.5, -1.0], [0.0, 1.5]])
 SCALES = np.array([0.25, 0.35, 0.4])
 WEIGHTS = np.array([0.2, 0.5, 0.3])
 INTERVAL = {"t_min": 0.05, "t_max": 3.0}
+KERNEL = {"method": "kernel", "centres": 30}
+DESCENT = {"method": "gradient-descent", "width": 16, "maxiter": 4}
+
+
+def method_of(options):
+    return options["method"]
 
 
 @pytest.fixture
@@ -31,7 +37,9 @@ def errors(backend, model, mixture, n=4000):
 
 
 def fit(backend, mixture, n=300, **options):
-    defaults = {"method": "kernel", "draws": 2, "centres": 150, "ridge": 0.1}
+    defaults = {"method": "kernel", "draws": 2}
+    if options.get("method", "kernel") == "kernel":
+        defaults |= {"centres": 150, "ridge": 0.1}
     return diffusion.fit_score(mixture.sample(n, seed=0), **INTERVAL, **defaults | options)
 
 
@@ -129,11 +137,11 @@ def test_ridge_is_chosen_on_held_out_data(backend, mixture):
     assert "0.1" in model.message
 
 
-@pytest.mark.parametrize("method", ["kernel", "gradient-descent"])
+@pytest.mark.parametrize("options", [KERNEL, DESCENT], ids=method_of)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_models_run_everywhere_in_their_own_dtype_and_survive_the_disk(backend, rng, tmp_path, method, dtype):
+def test_models_run_everywhere_in_their_own_dtype_and_survive_the_disk(backend, rng, tmp_path, options, dtype):
     X0 = backend.array(rng.normal(size=(60, 3)), dtype=dtype)
-    model = diffusion.fit_score(X0, **INTERVAL, method=method, width=16, draws=2, maxiter=4, centres=30)
+    model = diffusion.fit_score(X0, **INTERVAL, **options, draws=2)
     x = backend.array(rng.normal(size=(9, 3)), dtype=dtype)
     t = backend.array(np.linspace(0.1, 2.0, 9), dtype=dtype)
     score = model.score(x, t)
@@ -167,11 +175,11 @@ def test_gram_gauss_newton_beats_gradient_descent_per_iteration(backend, mixture
     assert newton.history[-1].loss < descent.history[-1].loss < descent.history[0].loss
 
 
-@pytest.mark.parametrize("method", ["kernel", "gradient-descent"])
-def test_same_seed_gives_the_same_model_on_every_backend(backend, method):
+@pytest.mark.parametrize("options", [KERNEL, DESCENT], ids=method_of)
+def test_same_seed_gives_the_same_model_on_every_backend(backend, options):
     host = diffusion.GaussianMixture(MEANS, SCALES, WEIGHTS).sample(80, seed=0)
     x = np.array([[0.3, -0.2], [1.0, 1.0]])
-    options = INTERVAL | {"method": method, "width": 16, "draws": 2, "maxiter": 5, "centres": 40, "seed": 4}
+    options = INTERVAL | options | {"draws": 2, "seed": 4}
     here = diffusion.fit_score(host, **options).score(x, 0.4)
     there = diffusion.fit_score(backend.array(host), **options).score(backend.array(x), 0.4)
     np.testing.assert_allclose(backend.numpy(there), here, rtol=1e-7, atol=1e-8)
@@ -198,8 +206,8 @@ def test_interrupted_training_resumes_to_the_same_network(tmp_path):
     assert [record.nit for record in seen] == list(range(6, 13))
 
 
-@pytest.mark.parametrize("method", ["kernel", "gradient-descent"])
-def test_callback_sees_each_step_and_can_stop(mixture, backend, method):
+@pytest.mark.parametrize("options", [KERNEL | {"ridge": (0.1, 1.0, 10.0)}, DESCENT], ids=method_of)
+def test_callback_sees_each_step_and_can_stop(mixture, backend, options):
     seen = []
 
     def stop(record):
@@ -207,7 +215,7 @@ def test_callback_sees_each_step_and_can_stop(mixture, backend, method):
         if len(seen) == 2:
             raise StopIteration
 
-    model = fit(backend, mixture, n=50, method=method, ridge=(0.1, 1.0, 10.0), width=8, callback=stop)
+    model = fit(backend, mixture, n=50, callback=stop, **options)
     assert len(seen) == len(model.history) == 2
 
 
@@ -230,6 +238,10 @@ def test_held_out_data_may_be_given(backend, mixture):
         ({"draws": 0}, "draws is 0"),
         ({"centres": 0}, "centres is 0"),
         ({"width": 7, "method": "gradient-descent"}, "even number"),
+        ({"momentum": 0.9}, "momentum is no option of method 'kernel', which has ridge, centres"),
+        ({"ridge": 0.1, "method": "gradient-descent"}, "ridge is no option of method 'gradient-descent'"),
+        ({"damping": 0.1, "method": "gradient-descent"}, "damping is no option"),
+        ({"maxitre": 3, "method": "gram-gauss-newton"}, "maxitre is no option"),
     ],
 )
 def test_bad_options_are_refused(backend, mixture, changes, message):

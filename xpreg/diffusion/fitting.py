@@ -19,9 +19,14 @@ from .score_model import ScoreModel, ScoreRecord
 RIDGES = (1e-4, 1e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
 """Ridges that are tried, in units of k(u, u)."""
 
-METHODS = ("gradient-descent", "gram-gauss-newton", "kernel")
+TRAINING: dict[str, Any] = {"step": None, "patience": 20, "checkpoint": None, "resume": False}
 
-MAXITER = {"gradient-descent": 300, "gram-gauss-newton": 5}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "gradient-descent": {"maxiter": 300, "momentum": 0.98, "batch_size": None, **TRAINING},
+    "gram-gauss-newton": {"maxiter": 5, "damping": 0.01, **TRAINING},
+    "kernel": {"ridge": RIDGES, "centres": None},
+}
+"""The methods, and the options of each with their defaults."""
 
 LEAST_POINTS = 10
 """Fewer data say nothing about a distribution."""
@@ -72,17 +77,8 @@ def fit_score(
     draws: int = 8,
     times: str = "uniform",
     callback: Callable[[ScoreRecord], Any] | None = None,
-    batch_size: int | None = None,
-    momentum: float = 0.98,
-    step: float | None = None,
-    maxiter: int | None = None,
-    patience: int = 20,
-    damping: float = 0.01,
-    checkpoint: Any = None,
-    resume: bool = False,
-    ridge: float | Sequence[float] = RIDGES,
-    centres: int | None = None,
     device: str | None = None,
+    **options: Any,
 ) -> ScoreModel:
     """Learn the score of the noised data by denoising: least squares with inputs (t, X_t) and the noisy labels X_0.
 
@@ -103,16 +99,21 @@ def fit_score(
         sampler needs
     callback : called with a `ScoreRecord` after each iteration (with batches: epoch) or ridge; raising
         StopIteration ends the fit
-
-    batch_size, momentum : of gradient descent, as in `xpreg.networks.train`. Momentum is what makes it quick here: the
-        eigenvalues of the tangent kernel spread over orders of magnitude. Batches cost less per step, but their noise
-        does not average out at the step length that the default takes
-    damping : of gram-gauss-newton, as there: to it what the ridge is to the kernel, in units of the mean kernel
-        diagonal. It gets further than gradient descent in the same time
-    step, maxiter, patience, checkpoint, resume : of both, as there; maxiter is 300, for gram-gauss-newton 5
-    ridge, centres : of the kernel: one ridge or several to choose from, in units of k(u, u); the number of centres,
-        see `KernelExpansion`. None takes every noisy point up to 8192, and 1000 of them beyond
     device : ``"cpu"``, ``"cuda"``, ``"cuda:1"``: moves X0 there, once
+    **options : of the method; those of another one are refused.
+
+        gradient-descent: ``batch_size=None, momentum=0.98``, as in `xpreg.networks.train`. Momentum is what makes it
+        quick here: the eigenvalues of the tangent kernel spread over orders of magnitude. Batches cost less per step,
+        but their noise does not average out at the step length that the default takes.
+
+        gram-gauss-newton: ``damping=0.01``, as there: to it what the ridge is to the kernel, in units of the mean
+        kernel diagonal. It gets further than gradient descent in the same time.
+
+        Both: ``maxiter`` (300, gram-gauss-newton 5), ``step=None, patience=20, checkpoint=None, resume=False``, as
+        there.
+
+        kernel: ``ridge``, one or several to choose from, in units of k(u, u), default `RIDGES`; ``centres=None``, their
+        number, see `KernelExpansion`: None takes every noisy point up to 8192, and 1000 of them beyond.
 
     Returns
     -------
@@ -150,9 +151,8 @@ def fit_score(
     X0 = B.to_device(X0, device)
     validation = validation if isinstance(validation, float | int) else B.to_device(validation, device)
     require_interval(t_min, t_max)
-    _check(
-        X0=X0, validation=validation, method=method, times=times, sigma=sigma, draws=draws, ridge=ridge, centres=centres
-    )
+    options = _options(method, options)
+    _check(X0=X0, validation=validation, times=times, sigma=sigma, draws=draws)
     rng = B.generator(seed)
     train_X0, held_out = _split(X0, validation, rng)
     embedding = Embedding.of(train_X0, t_min, t_max, times=times)
@@ -178,7 +178,7 @@ def fit_score(
     regressor: Any
     if method == "kernel":
         regressor, best = fit_kernel(
-            U, Y, (U_v, Y_v), sigma=sigma, ridges=_ridges(ridge), centres=centres, seed=rng,
+            U, Y, (U_v, Y_v), sigma=sigma, ridges=_ridges(options["ridge"]), centres=options["centres"], seed=rng,
             callback=lambda nit, ridge, loss, held_out: record(
                 nit=nit, loss=loss, validation=held_out, ridge=ridge
             ),
@@ -186,16 +186,13 @@ def fit_score(
         message = f"ridge {best:g} k(u, u) had the lowest validation loss of {len(history)}"
     else:
         start = SoftmaxNetwork.initialise(U.shape[1], width, X0.shape[1], sigma=sigma, seed=seed, like=U)
-        newton = method == "gram-gauss-newton"
-        options = {"damping": damping} if newton else {"batch_size": batch_size, "momentum": momentum}
         result = train(
-            start, U, Y, method=method, validation=(U_v, Y_v), step=step,
-            maxiter=MAXITER[method] if maxiter is None else maxiter,
-            patience=patience, tol=0.0, seed=seed, checkpoint=checkpoint, checkpoint_every=1, resume=resume,
+            start, U, Y, method=method, validation=(U_v, Y_v), tol=0.0, seed=seed, checkpoint_every=1,
             callback=lambda r: record(**_per_point(r, U, U_v)), **options,
         )  # fmt: skip
         if result.status is TrainStatus.DIVERGED:
-            raise InvalidArgumentError(f"step is {step} and momentum {momentum}, but {result.message}.")
+            given = " and ".join(f"{name} is {options[name]}" for name in ("step", "momentum") if name in options)
+            raise InvalidArgumentError(f"{given}, but {result.message}.")
         regressor, message = result.network, f"{result.message}; the network is that of epoch {result.best_nit}"
         history = [ScoreRecord(**_per_point(r, U, U_v)) for r in result.history]
     return ScoreModel(
@@ -239,7 +236,25 @@ def _ridges(ridge: float | Sequence[float]) -> tuple[float, ...]:
     return (float(ridge),) if isinstance(ridge, float | int) else tuple(float(v) for v in ridge)
 
 
-def _check(*, X0, validation, method, times, sigma, draws, ridge, centres) -> None:
+def _options(method: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """Return all options of a method, its defaults for those that are not given."""
+    if not isinstance(method, str) or method not in OPTIONS:
+        raise InvalidArgumentError(f"method is {method!r}, but one of {', '.join(map(repr, OPTIONS))} is needed.")
+    known = OPTIONS[method]
+    for name in given:
+        if name not in known:
+            raise InvalidArgumentError(f"{name} is no option of method {method!r}, which has {', '.join(known)}.")
+    options = known | given
+    if method == "kernel":
+        if options["centres"] is not None:
+            checks.sizes(centres=options["centres"])
+        ridges = _ridges(options["ridge"])
+        if not ridges or not all(0.0 < v < math.inf for v in ridges):
+            raise InvalidArgumentError(f"ridge is {options['ridge']}, but positive numbers are needed.")
+    return options
+
+
+def _check(*, X0, validation, times, sigma, draws) -> None:
     share = isinstance(validation, float | int)
     xp = B.common_namespace(X0=X0, validation=None if share else validation)
     require_points(X0=X0)
@@ -256,13 +271,8 @@ def _check(*, X0, validation, method, times, sigma, draws, ridge, centres) -> No
     for name, finite in zip(arrays, B.read(*(xp.all(xp.isfinite(v)) for v in arrays.values())), strict=True):
         if not finite:
             raise InvalidArgumentError(f"{name} has entries that are NaN or infinite, but finite numbers are needed.")
-    if method not in METHODS:
-        raise InvalidArgumentError(f"method is {method!r}, but one of {METHODS} is needed.")
     if times not in ("uniform", "log"):
         raise InvalidArgumentError(f"times is {times!r}, but 'uniform' or 'log' is needed.")
-    checks.sizes(draws=draws, **({} if centres is None else {"centres": centres}))
+    checks.sizes(draws=draws)
     if not 0.0 < sigma < math.inf:
         raise InvalidArgumentError(f"sigma is {sigma}, but a positive number is needed.")
-    ridges = _ridges(ridge)
-    if not ridges or not all(0.0 < v < math.inf for v in ridges):
-        raise InvalidArgumentError(f"ridge is {ridge}, but positive numbers are needed.")
