@@ -191,14 +191,14 @@ def test_float32_is_solved_in_float32(backend, rng):
 def test_the_low_rank_part_is_taken_in_exactly(rng):
     """With all rows, the whitened H~ of diagonal plus low rank is the identity."""
     from xpreg.scaling import whiten
-    from xpreg.solvers.approximate_newton import with_low_rank
+    from xpreg.solvers.whitening import with_low_rank
 
     for d in (1, 3):
         A, b = rng.standard_normal((50, d)) * 0.3, rng.dirichlet(np.ones(50))
         problem = xpreg.ResNetSoftmaxRegression(A - A.mean(0), b)
         point = problem.point(rng.standard_normal((1, d)))
         curvature = point.gauss_newton()
-        T, _ = whiten(problem.rows.gram(curvature.D))
+        T, _ = whiten(problem.rows.gram(curvature.D), problem.rows.column_squares)
         T, positive = with_low_rank(T, point.hessian(curvature))
         H = point.hessian(curvature).dense()
         np.testing.assert_allclose(T.mT @ H @ T, np.eye(d)[None], atol=1e-9)
@@ -210,12 +210,17 @@ def test_the_low_rank_part_is_taken_in_exactly(rng):
     [
         ({"reading": "novel"}, "reading is 'novel'"),
         ({"rows_per_column": 0}, "rows_per_column is 0"),
-        ({"eps": 1.5}, "eps is 1.5"),
-        ({"delta": 0}, "delta is 0"),
-        ({"diagonal": "all"}, "diagonal is 'all'"),
-        ({"scores": "none"}, "scores is 'none'"),
+        ({"rows_per_column": float("inf")}, "rows_per_column is inf"),
+        ({"reading": "papers", "eps": 1.5}, "eps is 1.5, but a number between 0 and 1"),
+        ({"reading": "papers", "delta": 0}, "delta is 0"),
+        ({"reading": "papers", "diagonal": "all"}, "diagonal is 'all'"),
+        ({"reading": "papers", "scores": "none"}, "scores is 'none'"),
         ({"seed": -1}, "seed is -1"),
-        ({"diagonal": "regulariser"}, "weights has a zero entry"),
+        ({"reading": "papers", "diagonal": "regulariser"}, "weights has a zero entry"),
+        ({"eps": 0.5}, "eps is 0.5, but that is an option of reading='papers'"),
+        ({"diagonal": "regulariser"}, "an option of reading='papers'"),
+        ({"reading": "papers", "rows_per_column": 10}, "an option of reading='preconditioner'"),
+        ({"reading": "papers", "max_products": 10}, "an option of reading='preconditioner'"),
     ],
 )
 def test_bad_options_are_named(options, message):

@@ -100,6 +100,16 @@ def test_solve_if_posdef_solves_what_is_positive_definite_and_names_the_rest(bac
     np.testing.assert_allclose(backend.numpy(p)[~bad], want[~bad], rtol=1e-8)
 
 
+@pytest.mark.parametrize(("k", "d"), [(8, 1), (65, 128), (4, 2), (1, 3)])
+def test_solve_if_posdef_leaves_its_arguments_alone(backend, rng, k, d):
+    G, g = rng.standard_normal((k, d, d)), rng.standard_normal((k, d))
+    H = G @ G.swapaxes(1, 2) - 0.5 * np.eye(d)
+    matrix, right = backend.array(H), backend.array(g)
+    B.solve_if_posdef(matrix, right, backend.array(0 * g + 0.1))
+    np.testing.assert_array_equal(backend.numpy(matrix), H)
+    np.testing.assert_array_equal(backend.numpy(right), g)
+
+
 @pytest.mark.parametrize("k", [1, 2, 3, 8, 9])
 @pytest.mark.parametrize("cached", [False, True])
 def test_a_few_columns_times_rows(backend, rng, k, cached):

@@ -561,3 +561,43 @@ def test_the_command_line_takes_rows_from_a_path(matrix, tmp_path, capsys):
 
 def _run(*arguments):
     return xpreg.cli.main([str(a) for a in arguments])
+
+
+def test_blocks_of_a_folder_follow_their_numbers(rng, tmp_path):
+    A = rng.standard_normal((24, 3))
+    for i in range(12):
+        np.save(tmp_path / f"block_{i}.npy", A[2 * i : 2 * i + 2])
+    found = np.concatenate([block.copy() for _, block in io.open_rows(tmp_path).stream()])
+    np.testing.assert_array_equal(found, A)
+
+
+def test_rows_are_those_that_were_opened_whatever_happens_to_the_folder(rng, tmp_path, monkeypatch):
+    A, other = rng.standard_normal((2, 20, 3))
+    (tmp_path / "elsewhere").mkdir()
+    np.save(tmp_path / "A.npy", A)
+    np.save(tmp_path / "elsewhere" / "A.npy", other)
+    monkeypatch.chdir(tmp_path)
+    problem = xpreg.ExpRegression(io.open_rows("A.npy"), np.ones(20))
+    value = problem.value(np.ones(3))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    np.testing.assert_array_equal(problem.value(np.ones(3)), value)
+    time.sleep(0.02)
+    np.save(tmp_path / "A.npy", other)
+    with pytest.raises(xpreg.InvalidArgumentError, match="has been written to: it has changed since it was opened"):
+        problem.value(np.ones(3))
+    (tmp_path / "A.npy").unlink()
+    with pytest.raises(xpreg.InvalidArgumentError, match="cannot be read any more"):
+        problem.value(np.ones(3))
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m not in ("approximate-newton", "gradient-descent")])
+def test_every_method_converges_on_rows_in_files(rng, tmp_path, method):
+    A, x = rng.standard_normal((1000, 20)), rng.standard_normal((3, 20))
+    b = np.exp(x @ A.T)
+    b /= b.sum(axis=1, keepdims=True)
+    np.save(tmp_path / "A.npy", A)
+    for i in range(3):
+        problem = xpreg.SoftmaxRegression(io.open_rows(tmp_path / "A.npy"), b[i])
+        found = xpreg.minimize(problem, method=method, tol=1e-11)
+        assert found.success, found.message
+        assert np.abs(found.x - x[i]).max() < 1e-6

@@ -360,3 +360,35 @@ def test_bad_points_are_refused(backend):
     with pytest.raises(ValueError, match="x has shape"):
         xpreg.certify(problem, backend.array(np.zeros(4)))
     assert list(itertools.islice(xpreg.certify(problem, backend.array(np.zeros(3))).claims(), 1))
+
+
+def test_float32_sums_that_are_off_are_not_taken_for_rounding(rng):
+    n = 200_000
+    A = rng.standard_normal((n, 2)).astype("float32")
+    b = np.full(n, 1.5 / n, "float32")
+    certificate = xpreg.certify(xpreg.SoftmaxRegression(A, b), np.zeros(2, "float32"))
+    assert certificate.psd_weight_sharp.value is None
+    right = xpreg.certify(xpreg.SoftmaxRegression(A, b / 1.5), np.zeros(2, "float32"))
+    assert right.psd_weight_sharp.value == pytest.approx(0.2405)
+    A -= A.mean(axis=0)
+    b = np.full(n, 1.0 / n, "float32")
+    for offset, known in ((0.0, True), (0.01, False)):
+        problem = xpreg.ResNetSoftmaxRegression(A + np.float32(offset), b)
+        found = xpreg.certify(problem, np.zeros(2, "float32")).psd_weight_sharp.value
+        assert (found is not None) == known
+
+
+def test_a_claim_that_overflows_is_not_made(rng):
+    A = rng.standard_normal((10, 2)) * [1e155, 1.0]
+    certificate = xpreg.certify(xpreg.SoftmaxRegression(A, np.full(10, 0.1)), np.zeros(2))
+    assert not any(isinstance(c.value, float) and np.isnan(c.value) for _, c in certificate.claims())
+
+
+def test_the_method_that_auto_took_is_examined():
+    from xpreg.solvers.approximate_newton import ApproximateNewton
+    from xpreg.solvers.auto import Auto
+
+    auto = Auto()
+    auto.method = ApproximateNewton()
+    assert auto.working is auto.method
+    assert auto.method.working is auto.method

@@ -1,6 +1,7 @@
 """Checkpoints of minimize: a run that was stopped anywhere ends as one that was not, bit for bit."""
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -241,7 +242,29 @@ def test_missing_broken_and_impossible_files_are_named(rng, tmp_path):
     np.savez(path, x=1.0)
     with pytest.raises(xpreg.InvalidArgumentError, match=r"no checkpoint of xpreg.minimize: it has no 'meta'"):
         xpreg.minimize(problem, checkpoint=path, resume=True)
+    with pytest.raises(xpreg.InvalidArgumentError, match="is not replaced: give the checkpoint another name"):
+        xpreg.minimize(problem, checkpoint=path)
+    np.testing.assert_array_equal(np.load(path)["x"], 1.0)
+    with pytest.raises(xpreg.InvalidArgumentError, match="checkpoint is a int, but the path"):
+        xpreg.minimize(problem, checkpoint=5)
+    path.unlink()
     xpreg.minimize(problem, checkpoint=path)
+    for broken in ("loop_f", "x", "order"):
+        arrays = dict(np.load(path))
+        meta = json.loads(str(arrays["meta"]))
+        if broken == "order":
+            meta["order"].pop("x")
+        elif broken == "x":
+            arrays["x"] = arrays["x"] * np.nan
+        else:
+            del arrays[broken]
+        np.savez(tmp_path / "damaged.npz", **(arrays | {"meta": np.array(json.dumps(meta))}))
+        with pytest.raises(xpreg.InvalidArgumentError, match="is damaged"):
+            xpreg.minimize(problem, checkpoint=tmp_path / "damaged.npz", resume=True)
+    meta["order"]["x"], meta["version"] = [0, 1], 999
+    np.savez(tmp_path / "later.npz", **(dict(np.load(path)) | {"meta": np.array(json.dumps(meta))}))
+    with pytest.raises(xpreg.InvalidArgumentError, match="has version 999, but this release writes 1"):
+        xpreg.minimize(problem, checkpoint=tmp_path / "later.npz", resume=True)
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(xpreg.InvalidArgumentError, match=r"no .npz file"):
         xpreg.minimize(problem, checkpoint=path, resume=True)

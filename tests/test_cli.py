@@ -123,6 +123,21 @@ def test_two_layers_from_a_file(tmp_path, rng):
     assert run("solve", tmp_path / "two.npz", "--loss", "softmax") == 2
 
 
+@pytest.mark.parametrize("flag", ["--out", "--plot", "--checkpoint"])
+def test_the_rows_are_never_overwritten(tmp_path, rng, capsys, flag):
+    A, folder = rng.standard_normal((20, 3)), tmp_path / "blocks"
+    folder.mkdir()
+    np.savez(tmp_path / "b.npz", b=np.full(20, 0.05))
+    for path in (tmp_path / "A.npy", folder / "0.npy"):
+        np.save(path, A)
+    for rows, out in ((tmp_path / "A.npy", tmp_path / "A.npy"), (folder, folder / "0.npy"), (folder, folder / "1.npy")):
+        arguments = ["solve", str(tmp_path / "b.npz"), "--loss", "softmax", "--rows", str(rows), flag, str(out)]
+        assert cli.main(arguments) == 2
+        assert str(out) in capsys.readouterr().err
+    np.testing.assert_array_equal(np.load(tmp_path / "A.npy"), A)
+    assert [path.name for path in folder.iterdir()] == ["0.npy"]
+
+
 def test_only_regular_files_are_replaced_and_links_stay_links(data, tmp_path, capsys):
     target, link = tmp_path / "target.npz", tmp_path / "link.npz"
     target.write_text("old")
@@ -210,3 +225,54 @@ def test_the_module_runs(data):
 def test_the_certificate_is_printed(data, capsys):
     assert run("solve", data[0], "--loss", "softmax", "--certify") == 0
     assert "proved" in capsys.readouterr().out
+
+
+def test_an_unsolved_run_says_why_even_when_quiet(data, capsys):
+    assert run("solve", data[0], "--loss", "softmax", "--maxiter", "1", "--quiet") == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "the iteration limit was reached first" in captured.err
+
+
+def test_the_version_is_printed(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run("--version")
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith("xpreg ")
+
+
+def test_a_name_with_dollars_is_a_title_all_the_same(data, tmp_path):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "a$b_{$.npz"
+    path.write_bytes(data[0].read_bytes())
+    assert run("solve", path, "--loss", "softmax", "--quiet", "--plot", tmp_path / "p.png") == 0
+
+
+def test_a_result_keeps_its_certificate_and_activation(rng, tmp_path):
+    A1, A2 = rng.standard_normal((4, 2)), rng.standard_normal((6, 4))
+    b = np.asarray(xpreg.SoftmaxReLURegression(A1, A2, np.ones(6) / 6).predict(np.ones(2)))
+    result = xpreg.minimize(xpreg.SoftmaxReLURegression(A1, A2, b), certify=True)
+    io.save_result(tmp_path / "r.npz", result)
+    loaded = io.load_result(tmp_path / "r.npz")
+    np.testing.assert_array_equal(loaded.activation, result.activation)
+    assert loaded.certificate == result.certificate
+
+
+def test_replacing_a_file_keeps_its_permissions(data, tmp_path):
+    path = tmp_path / "r.npz"
+    assert run("solve", data[0], "--loss", "softmax", "--quiet", "--out", path) == 0
+    path.chmod(0o600)
+    assert run("solve", data[0], "--loss", "softmax", "--quiet", "--out", path) == 0
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"status": np.array(99)}, "99 is no status"),
+    ({"header": np.array(json.dumps({"format": "xpreg result 1"}))}, "its header has no success"),
+])  # fmt: skip
+def test_a_damaged_result_says_what_is_wrong(rng, tmp_path, change, message):
+    problem = xpreg.SoftmaxRegression(rng.standard_normal((9, 2)), np.full(9, 1 / 9))
+    io.save_result(tmp_path / "r.npz", xpreg.minimize(problem))
+    np.savez(tmp_path / "r.npz", **(dict(np.load(tmp_path / "r.npz")) | change))
+    with pytest.raises(xpreg.InvalidArgumentError, match=message):
+        io.load_result(tmp_path / "r.npz")

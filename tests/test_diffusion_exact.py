@@ -240,3 +240,11 @@ def test_very_long_times_overflow_nowhere():
     times = diffusion.sampling.time_grid(1000.0, 0.01, 10)
     assert times == sorted(times, reverse=True)
     assert np.isfinite(times).all()
+
+
+def test_the_start_of_the_sampler_takes_a_singular_covariance(backend):
+    means = backend.array([[0.0, 0.0], [1e4, 1e4]], "float32")
+    mixture = diffusion.GaussianMixture(means, backend.array([0.0, 0.0], "float32"))
+    x = backend.numpy(diffusion.sample(mixture, 2000, steps=1, seed=0, t_min=1e-6, t_max=1e-4, to_zero=False))
+    assert abs(np.std(x[:, 0] - x[:, 1])) < 1.0
+    assert 0.9 * 5e3 < np.std(x[:, 0]) < 1.1 * 5e3

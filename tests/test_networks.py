@@ -90,8 +90,7 @@ def test_jacobian_products_equal_those_of_the_jacobian(case, backend, rng):
 
 def test_blocks_of_points_change_nothing(case, backend, monkeypatch):
     whole = case.network.loss_and_grad(case.x, case.y)
-    monkeypatch.setattr(linearise, "BLOCK_BYTES", 1)
-    monkeypatch.setattr(linearise, "DEVICE_BLOCK_BYTES", 1)
+    monkeypatch.setattr(linearise.B, "block_bytes", lambda like, nbytes: 1)
     monkeypatch.setattr(linearise, "LEAST_ROWS", 2)
     assert len(linearise.block_slices(case.x, case.network.m)) == 4
     for block, full in zip(case.network.loss_and_grad(case.x, case.y), whole, strict=True):

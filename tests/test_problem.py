@@ -1,5 +1,8 @@
 """Every loss, on every backend: exact derivatives, stacks, stability, and what bad input gets."""
 
+import concurrent.futures
+import pickle
+
 import numpy as np
 import pytest
 from support import reference
@@ -236,3 +239,108 @@ def test_bad_weights_loss_and_x_are_named(backend):
 def test_the_kl_loss_needs_a_distribution(backend, b, message):
     with pytest.raises(ValueError, match=message):
         xpreg.SoftmaxRegression(backend.array(np.ones((3, 2))), backend.array(b), loss="kl")
+
+
+@pytest.mark.parametrize(("b_lead", "x_lead"), [((4,), (3, 4)), ((4, 1), (1, 5)), ((), (2, 3)), ((2, 1), (3,))])
+def test_leading_axes_broadcast(backend, rng, b_lead, x_lead):
+    A, b, x = rng.standard_normal((9, 3)), rng.random((*b_lead, 9)), rng.standard_normal((*x_lead, 3))
+    at = xpreg.ExpRegression(backend.array(A), backend.array(b)).at(backend.array(x))
+    shape = np.broadcast_shapes(b_lead, x_lead)
+    b, x = np.broadcast_to(b, (*shape, 9)), np.broadcast_to(x, (*shape, 3))
+    one = [xpreg.ExpRegression(A, b[i]).at(x[i]) for i in np.ndindex(*shape)]
+    for name in ("value", "grad"):
+        found = backend.numpy(getattr(at, name))
+        assert found.shape[: len(shape)] == shape
+        expected = np.array([getattr(p, name) for p in one]).reshape(found.shape)
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        backend.numpy(at.hess()).reshape(-1, 3, 3), np.array([p.hess() for p in one]), rtol=1e-11, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("weights", [0.0, 0.3])
+def test_the_hessian_times_several_vectors_at_one_x(backend, rng, loss, weights):
+    A, b, x = data(loss, rng, 30, 4)
+    at = LOSSES[loss](backend.array(A), backend.array(b), weights=weights).at(backend.array(x))
+    H = backend.numpy(at.hess())
+    np.testing.assert_allclose(backend.numpy(at.hvp(backend.array(np.eye(4)))), H, rtol=1e-10, atol=1e-12)
+    V = rng.standard_normal((2, 3, 4))
+    np.testing.assert_allclose(backend.numpy(at.hvp(backend.array(V))), V @ H, rtol=1e-9, atol=1e-11)
+    with pytest.raises(xpreg.InvalidArgumentError, match=r"v has shape"):
+        at.hvp(backend.array(np.ones(3)))
+
+
+def test_a_stack_takes_vectors_of_its_own_shape_only(rng):
+    problem = xpreg.ExpRegression(rng.standard_normal((9, 3)), np.ones((2, 9)))
+    at = problem.at(np.zeros((2, 3)))
+    assert at.hvp(np.ones(3)).shape == at.hvp(np.ones((2, 3))).shape == (2, 3)
+    with pytest.raises(xpreg.InvalidArgumentError, match=r"v has shape \(5, 3\), but x has shape \(2, 3\)"):
+        at.hvp(np.ones((5, 3)))
+
+
+def test_what_a_point_hands_out_may_be_changed(rng):
+    problem = xpreg.SoftmaxRegression(rng.standard_normal((9, 3)), rng.dirichlet(np.ones(9)))
+    at = problem.at(np.ones(3))
+    value, grad = at.value.copy(), at.grad.copy()
+    for name in ("value", "grad"):
+        getattr(at, name)[...] = 7.0
+    at.predict()[...] = 7.0
+    np.testing.assert_array_equal(at.value, value)
+    np.testing.assert_array_equal(at.grad, grad)
+
+
+def test_several_threads_may_share_a_problem(rng):
+    A, b, _ = data("softmax", rng, 3000, 5)
+    problem = xpreg.SoftmaxRegression(A, b)
+    alone = xpreg.minimize(problem, tol=1e-10).x
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for x in pool.map(lambda _: xpreg.minimize(problem, tol=1e-10).x, range(24)):
+            np.testing.assert_allclose(x, alone, rtol=1e-9, atol=1e-12)
+
+
+def test_a_pickled_problem_knows_nothing_of_earlier_points(rng):
+    A, b, x = data("softmax", rng, 300, 5)
+    problem = xpreg.SoftmaxRegression(A, b)
+    small = len(pickle.dumps(problem))
+    at = problem.at(x)
+    grad = at.grad
+    assert len(pickle.dumps(problem)) < small + 500
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(problem)).at(x).grad, grad)
+
+
+def solved(A, b, x, x0):
+    problem = xpreg.SoftmaxRegression(A, b)
+    problem.value(x)
+    return xpreg.minimize(problem, x0)
+
+
+@pytest.mark.parametrize("where", ["A", "b", "x", "x0"])
+def test_none_and_arrays_of_other_libraries_are_named(rng, where):
+    torch = pytest.importorskip("torch")
+    for wrong, message in ((None, "NoneType"), (torch.ones(3, dtype=torch.float64), f"{where} is an array of torch")):
+        arrays = {"A": np.eye(3), "b": np.ones(3) / 3, "x": np.ones(3), "x0": np.ones(3)} | {where: wrong}
+        if where == "x0" and wrong is None:
+            continue
+        with pytest.raises(xpreg.InvalidArgumentError, match=message):
+            solved(**arrays)
+
+
+def test_weights_whose_square_overflows_are_named():
+    for weights, dtype in ((np.full(3, 1e200), "float64"), (1e25, "float32"), (1e200, "float64")):
+        with pytest.raises(xpreg.InvalidArgumentError, match="square"):
+            xpreg.SoftmaxRegression(np.eye(3, dtype=dtype), np.ones(3, dtype) / 3, weights=weights)
+
+
+def test_a_hessian_that_cannot_fit_is_refused_with_what_would(monkeypatch):
+    problem = xpreg.SoftmaxRegression(np.ones((2, 60_000)), np.ones(2) / 2)
+    monkeypatch.setattr(xpreg.backend, "free_memory", lambda like: 2**30)
+    for call in (lambda: problem.hess(np.zeros(60_000)), lambda: xpreg.minimize(problem, method="newton")):
+        with pytest.raises(xpreg.NotEnoughMemoryError, match=r"the Hessian \(60000, 60000\) .* hvp"):
+            call()
+
+
+def test_the_prediction_of_a_rescaled_loss_without_a_normaliser_is_refused(backend):
+    problem = xpreg.SinhRegression(backend.array(np.eye(3)), backend.array(np.ones(3) / 3), rescaled=True)
+    with pytest.raises(xpreg.DomainError, match="normaliser alpha"):
+        problem.predict(backend.array(np.zeros(3)))

@@ -344,3 +344,10 @@ def test_device_moves_the_matrix_too(rng, on_gpu):
     if not xpreg.backend.cuda_is_available():
         with pytest.raises(xpreg.DeviceNotAvailableError):
             xpreg.SoftmaxRegression(sparse.rows.A, sparse.b, device="cuda")
+
+
+def test_a_matrix_whose_indices_are_out_of_range_is_refused(rng):
+    A = sp.csr_array(rng.standard_normal((5, 3)))
+    A.indices[4] = 2_000_000
+    with pytest.raises(xpreg.InvalidArgumentError, match="A is no valid CSR matrix"):
+        xpreg.SoftmaxRegression(A, np.ones(5) / 5)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .backend import Array, lower_factor, namespace
+from . import backend as B
+from .backend import Array, namespace
 from .curvature import Curvature, symmetric_2x2
 from .heads.kl import SoftmaxKLPoint
 from .heads.softmax import SoftmaxPoint
@@ -26,14 +27,14 @@ def bracket(curvature: Curvature, w2: Array | None = None) -> tuple[Array, Array
     low, high = xp.min(D if w2 is None else D + w2, axis=-1), xp.max(D if w2 is None else D + w2, axis=-1)
     if U is not None:
         scale = xp.linalg.vector_norm(U, axis=-1)  # rows of U of one size: the (r, r) matrix then rounds less
-        scale = xp.where(scale > 0, scale, xp.ones_like(scale))
-        L = lower_factor(U / scale[..., None])
+        scale = B.safe_divisor(scale)
+        L = B.lower_factor(U / scale[..., None])
         rho = xp.linalg.eigvalsh(L.mT @ (K * scale[..., :, None] * scale[..., None, :]) @ L)
         low = low + xp.where(rho[..., 0] < 0, rho[..., 0], xp.zeros_like(low))
         high = high + xp.where(rho[..., -1] > 0, rho[..., -1], xp.zeros_like(high))
-        slack = 64.0 * float(xp.finfo(D.dtype).eps) * xp.max(xp.abs(rho), axis=-1)
+        slack = 64.0 * B.eps(D) * xp.max(xp.abs(rho), axis=-1)
         low, high = low - slack, high + slack
-    slack = 8.0 * float(xp.finfo(D.dtype).eps) * xp.max(xp.abs(D), axis=-1)
+    slack = 8.0 * B.eps(D) * xp.max(xp.abs(D), axis=-1)
     return low - slack, high + slack
 
 
@@ -55,7 +56,7 @@ def simplex_bounds(head: Any) -> tuple[Array, Array] | None:
     zero = xp.zeros_like(factor)
     e_low, e_high = xp.minimum(xp.min(e, axis=-1), zero), xp.maximum(xp.max(e, axis=-1), zero)
     q_low, q_high = xp.minimum(xp.min(q, axis=-1), zero), xp.maximum(xp.max(q, axis=-1), zero)
-    slack = 64.0 * float(xp.finfo(q.dtype).eps) * xp.max(xp.abs(e), axis=-1)
+    slack = 64.0 * B.eps(q) * xp.max(xp.abs(e), axis=-1)
     return (
         xp.maximum(0.5 * e_low, factor * q_low) - slack,
         xp.minimum(0.5 * e_high, factor * q_high) + slack,

@@ -95,6 +95,12 @@ class Certificate:
             if isinstance(claim, Claim):
                 yield field.name, claim
 
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Certificate:
+        """Make a certificate of what `dataclasses.asdict` made of one."""
+        made: dict[str, Any] = {k: Claim(**v) if isinstance(v, dict) else v for k, v in fields.items()}
+        return cls(**made)
+
     def table(self) -> str:
         """Return a table for people: name, value, kind, what it is and its source."""
         rows = [

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,8 @@ from . import backend as B
 from . import io
 from .backend import Array
 from .errors import InvalidArgumentError
+
+VERSION = 1
 
 
 def _layout(x: Any) -> tuple[int, ...]:
@@ -38,10 +43,14 @@ class Checkpoint:
     """
 
     def __init__(self, path: Any, identity: dict[str, Any], of: str, same: str) -> None:
+        if not isinstance(path, str | os.PathLike):
+            raise InvalidArgumentError(f"checkpoint is a {type(path).__name__}, but the path of a file is needed.")
         self.path = pathlib.Path(path)
         self.identity = json.loads(json.dumps(identity))
         self.of, self.same = of, same
         io.check_writable(self.path)
+        if self.path.exists():
+            self._meta(io.load_arrays(self.path, "meta"))  # any other file is not replaced
 
     def write(self, meta: dict[str, Any], arrays: dict[str, Any]) -> None:
         """Replace the file. Whoever reads it sees the old or the new one, never a part."""
@@ -50,7 +59,8 @@ class Checkpoint:
         host: dict[str, Any] = {
             name: B.to_host(B.namespace(v).permute_dims(v, order[name])) for name, v in values.items()
         }
-        host["meta"] = np.array(json.dumps(meta | {"identity": self.identity, "order": order}))
+        facts = {"version": VERSION, "identity": self.identity, "order": order}
+        host["meta"] = np.array(json.dumps(meta | facts))
         with io.atomic_path(self.path) as temporary, temporary.open("wb") as file:
             np.savez(file, **host)
 
@@ -63,15 +73,41 @@ class Checkpoint:
             The file is missing, is no checkpoint, or belongs to another run.
         """
         arrays = io.load_arrays(self.path)
-        try:
-            meta = json.loads(str(arrays.pop("meta")))
-            identity, order = dict(meta["identity"]), dict(meta["order"])
-        except (KeyError, ValueError, TypeError) as error:
-            raise InvalidArgumentError(f"{self.path} is no checkpoint of {self.of}: it has no {error}.") from error
-        different = sorted(k for k, v in self.identity.items() if identity.get(k) != v)
+        meta = self._meta(arrays)
+        del arrays["meta"]
+        different = sorted(k for k, v in self.identity.items() if meta["identity"].get(k) != v)
         if different:
             raise self.foreign(", ".join(different))
-        return meta, {name: v.transpose(np.argsort(order[name])) for name, v in arrays.items()}
+        if meta["version"] != VERSION:
+            raise InvalidArgumentError(
+                f"checkpoint {str(self.path)!r} has version {meta['version']}, but this release writes {VERSION}: "
+                "go on with the release that wrote it, or pass resume=False."
+            )
+        with self.intact():
+            return meta, {name: v.transpose(np.argsort(meta["order"][name])) for name, v in arrays.items()}
+
+    def _meta(self, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+        try:
+            meta = json.loads(str(arrays["meta"]))
+            facts = {name: dict(meta[name]) for name in ("identity", "order")}
+        except (KeyError, ValueError, TypeError) as error:
+            raise InvalidArgumentError(
+                f"{self.path} is no checkpoint of {self.of}: it has no {error}. It is not replaced: give the "
+                "checkpoint another name."
+            ) from error
+        return {"version": 0} | meta | facts
+
+    @contextlib.contextmanager
+    def intact(self) -> Iterator[None]:
+        """Take what goes wrong inside for what it is: a damaged file."""
+        try:
+            yield
+        except InvalidArgumentError:
+            raise
+        except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+            raise InvalidArgumentError(
+                f"checkpoint {str(self.path)!r} is damaged ({type(error).__name__}: {error}): pass resume=False."
+            ) from error
 
     def foreign(self, different: str) -> InvalidArgumentError:
         """Return the error that the file belongs to another run."""

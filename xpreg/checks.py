@@ -28,6 +28,8 @@ def check_finite(**arrays: Array) -> None:
 
 def check_matrix(**matrix: Array) -> None:
     """Refuse an A that is no (n, d) array of finite floats with n, d >= 1."""
+    for name, A in matrix.items():
+        B.require_array(A, name)
     B.common_namespace(**matrix)
     for name, A in matrix.items():
         check_sizes(A.shape, name)
@@ -48,7 +50,7 @@ def check_rows(A: Any, device: str | None = None) -> Map:
     if store is not None:
         return _check_blocks(BlockRows(store))
     if not B.is_sparse(A):
-        A = B.to_device(A, device)
+        A = B.to_device(A, device, "A")
         check_matrix(A=A)
         return DenseRows(A)
     rows = SparseRows(B.csr_to_device(B.csr(A, "A"), device))
@@ -81,9 +83,10 @@ def check_weights(weights: Any, rows: Map, name: str) -> Array | None:
     """Return w^2 (n,), or None when the weights are the number 0."""
     if isinstance(weights, numbers.Real):
         weights = float(weights)
-        if not math.isfinite(weights * weights):
+        if not weights * weights <= float(namespace(rows.like).finfo(rows.like.dtype).max):
             raise InvalidArgumentError(
-                f"weights is {weights}, but a number with a finite square, or an array (n,), is needed."
+                f"weights is {weights}, but a number whose square is finite in {rows.like.dtype}, or an array (n,), is "
+                "needed."
             )
         return None if weights == 0 else rows.full(weights**2)
     B.require_array(weights, "weights")
@@ -93,4 +96,7 @@ def check_weights(weights: Any, rows: Map, name: str) -> Array | None:
         )
     weights = rows.hold(weights, "weights", name)
     check_finite(weights=weights)
-    return namespace(weights).broadcast_to(weights * weights, (rows.n,))
+    with quiet():
+        w2 = weights * weights
+        check_finite(**{"the square of weights": w2})
+    return namespace(w2).broadcast_to(w2, (rows.n,))

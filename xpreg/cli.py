@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import os
 import sys
 import time
@@ -57,10 +58,19 @@ def exit_code(run: Callable[[], int | None]) -> int:
         return INTERNAL
 
 
+def version() -> str:
+    """Return the version that is installed."""
+    try:
+        return importlib.metadata.version("xpreg")
+    except importlib.metadata.PackageNotFoundError:
+        return "of a checkout that is not installed"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="xpreg", description="Fit softmax-type regressions with exact second-order information."
     )
+    parser.add_argument("--version", action="version", version=f"xpreg {version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     solve = commands.add_parser(
@@ -86,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     solve.add_argument("--certify", action="store_true", help="evaluate the theorems' conditions at the solution")
     solve.add_argument("--checkpoint", metavar="RUN.npz", type=Path, help="keep the run there after every iteration")
     solve.add_argument("--resume", action="store_true", help="go on from --checkpoint")
-    solve.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
+    solve.add_argument("--quiet", action="store_true", help="no progress bar and no summary; only why it failed")
     solve.set_defaults(run=_solve)
 
     info = commands.add_parser("info", help="describe the machine and the installed libraries")
@@ -112,6 +122,8 @@ def _solve(options: argparse.Namespace) -> int:
         io.save_result(options.out, result, loss=options.loss, seconds=seconds, **limits)
     if options.plot:
         plotting.save_figure(plotting.plot_convergence(result, f"{options.data.name}: {problem!r}"), options.plot)
+    if options.quiet and not result.success:
+        print(f"xpreg: not solved: {result.message}", file=sys.stderr)
     if not options.quiet:
         print(summary(result, repr(problem), seconds))
         for path in filter(None, (options.out, options.plot)):
@@ -122,11 +134,14 @@ def _solve(options: argparse.Namespace) -> int:
 def _check_outputs(options: argparse.Namespace) -> None:
     """Find out before the work whether its results can be written."""
     outputs = {f"--{name}": getattr(options, name) for name in ("out", "plot", "checkpoint") if getattr(options, name)}
-    names = dict.fromkeys([options.data.resolve()], "the input")
+    inputs = [path.resolve() for path in (options.data, options.rows) if path]
+    names = dict.fromkeys(inputs, "the input")
     for name, path in outputs.items():
         io.check_writable(path)
         if other := names.get(path.resolve()):
             raise XpregError(f"{name} is {path}, which is {other}: give them different names.")
+        if options.rows and options.rows.resolve() in path.resolve().parents:
+            raise XpregError(f"{name} is {path}, inside {options.rows}, which holds the rows: write somewhere else.")
         names[path.resolve()] = f"{name} too"
     if options.plot:
         plotting.require_matplotlib()

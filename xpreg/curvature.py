@@ -6,11 +6,16 @@ import dataclasses
 import functools
 from typing import TYPE_CHECKING
 
-from .backend import Array, full, namespace
+from .backend import Array, full, itemsize, namespace
+from .memory import require
 
 if TYPE_CHECKING:
     from .maps import Map
     from .maps.base import Product
+
+
+LARGE = 256 * 2**20
+"""Bytes from which on a Hessian is counted before it is formed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,12 +57,23 @@ class Curvature:
         return dataclasses.replace(self, D=self.D + w2, U=U, K=K)
 
     def sensitivity(self) -> Array:
-        """Return the size (..., n) of the diagonal of B: how far an error of z_i moves the gradient in z_i.
+        """Return the size (..., n) of the diagonal part of B: how far an error of z_i moves the gradient in z_i.
 
         With a centre |D|*(1 - f): where f saturates, z itself does not matter any more.
         """
         D = namespace(self.D).abs(self.D)
         return D if self.centre is None else D * (1.0 - self.centre)
+
+    def exact_sensitivity(self) -> Array:
+        """Return the same with the diagonal of the low rank: without a centre, it is what cancels where f saturates."""
+        if self.centre is not None or self.U is None or self.K is None:
+            return self.sensitivity()
+        total = 1.0 * self.D
+        for i in range(self.U.shape[-2]):
+            part = (self.K[..., i : i + 1, :] @ self.U)[..., 0, :]
+            part *= self.U[..., i, :]
+            total += part
+        return namespace(total).abs(total)
 
     def product(self, t: Array) -> Array:
         """Return B t for t (..., n)."""
@@ -105,7 +121,13 @@ class Hessian:
 
     def dense(self, *, exact: bool = False) -> Array:
         """Return the (k, d, d) matrices; ``exact`` as in `Map.gram`."""
-        B = self.curvature
+        B, d = self.curvature, self.rows.d
+        nbytes = (B.D.shape[0] + 1) * d * d * itemsize(self.rows.like)
+        if nbytes >= LARGE:
+            require(
+                nbytes, self.rows.like, what=f"the Hessian ({d}, {d}) and a block of its sum",
+                remedy="hvp, which forms no (d, d) array, and method='newton-cg'",
+            )  # fmt: skip
         H = self.rows.gram(B.D, B.centre, exact=exact)
         if B.inner is not None:
             H = H + self.rows.inner.gram(B.inner)

@@ -13,6 +13,7 @@ from .backend import Array, namespace
 from .brackets import bracket, simplex_bounds
 from .certificate import MEASURED, NUMERICAL, PROVED, PUBLISHED, Certificate, Claim, absent
 from .curvature import Curvature
+from .errors import InvalidArgumentError
 from .geometry import Geometry
 from .problem import Point, Problem
 from .result import IterationRecord
@@ -59,12 +60,17 @@ def certify(problem: Problem, x: Array, *, history: Sequence[IterationRecord] = 
     >>> certificate.psd_weight_sharp.value
     0.2405
     """
+    if not isinstance(problem, Problem):
+        raise InvalidArgumentError(f"problem is a {type(problem).__name__}, but an xpreg problem is needed.")
     point = problem.at(x)
-    return Certificate(
-        head=problem.head.name.replace("softmax", "softmax-relu") if _has_layers(point) else problem.head.name,
-        problems=point.x.shape[0],
-        **_Evaluation(point, history, method).claims(),
-    )
+    with B.quiet():
+        claims = _Evaluation(point, history, method).claims()
+    name = problem.head.name.replace("softmax", "softmax-relu") if _has_layers(point) else problem.head.name
+    return Certificate(head=name, problems=point.x.shape[0], **claims)
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _has_layers(point: Point) -> bool:
@@ -85,9 +91,10 @@ class _Evaluation:
         self.dense = self.d <= DENSE_COLUMNS
 
     def claims(self) -> dict[str, Claim]:
-        return (
+        claims = (
             self.curvature_claims() | self.weight_claims() | self.lipschitz_claims() | self.goodness() | self.sampling()
         )
+        return {name: absent(f"{c.what}: overflows") if _is_nan(c.value) else c for name, c in claims.items()}
 
     def host(self, *values: Array) -> list[list[float]]:
         return [[float(v) for v in row] for row in B.read(*values)]
@@ -99,8 +106,15 @@ class _Evaluation:
         """Min b, max b, and whether every b is a distribution."""
         b = self.problem.b
         xp = namespace(b)
-        low, high, error = (float(v) for v in B.read(xp.min(b), xp.max(b), xp.max(xp.abs(xp.sum(b, axis=-1) - 1.0))))
-        return low, high, low >= 0 and error <= 64 * self.eps * b.shape[-1]
+        sums = xp.sum(xp.astype(b, xp.float64), axis=-1)
+        low, high = (float(v) for v in B.read(xp.min(b), xp.max(b)))
+        (error,) = B.read(namespace(sums).max(namespace(sums).abs(sums - 1.0)))
+        return low, high, bool(low >= 0 and error <= self.rounding_of_a_mean)
+
+    @property
+    def rounding_of_a_mean(self) -> float:
+        """How far the sum of n numbers may be off, relative to their size, when its rounding errors are random."""
+        return 8 * self.eps * self.problem.b.shape[-1] ** 0.5
 
     # -- eigenvalues ----------------------------------------------------------------------------
 
@@ -136,7 +150,7 @@ class _Evaluation:
                 part = self.problem.stacked(point.shape).slice(start, stop).point(point.x[start:stop, :])
             values, V = xp.linalg.eigh(part.hessian().dense())
             c = (V.mT @ part.grads[..., None])[..., 0]
-            safe = xp.where(values > 0, values, xp.ones_like(values))
+            safe = B.safe_divisor(values)
             step = xp.linalg.vector_norm(c / safe, axis=-1)
             for kept, new in zip(parts, self.host(values[:, 0], step, xp.max(xp.abs(values), axis=-1)), strict=True):
                 kept += new
@@ -230,8 +244,9 @@ class _Evaluation:
 
     def _columns_are_centred(self) -> bool:
         xp = self.xp
-        relative = xp.abs(self.rows.adjoint(self.rows.full(1.0))) / self.problem.n**0.5 / self.rows.column_norms
-        return float(xp.max(relative)) <= 64 * self.problem.n * self.eps
+        norms = self.rows.column_norms
+        relative = xp.abs(self.rows.adjoint(self.rows.full(1.0))) / B.safe_divisor(norms)
+        return float(xp.max(relative)) / self.problem.n**0.5 <= self.rounding_of_a_mean
 
     # -- Lipschitz constants --------------------------------------------------------------------
 

@@ -100,7 +100,7 @@ def singular_values(rows: Map, columns: int) -> tuple[float, float, float]:
     for all of them.
     """
     xp, d = namespace(rows.like), rows.d
-    eps = float(xp.finfo(rows.like.dtype).eps)
+    eps = B.eps(rows.like)
     total: Array = xp.sum(rows.column_norms**2, axis=-1)
     if d > columns:
         frobenius = float(xp.max(total)) ** 0.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import tempfile
@@ -17,6 +18,7 @@ import numpy as np
 
 from . import backend as B
 from .blocked import Rows, open_rows
+from .certificate import Certificate
 from .errors import InvalidArgumentError
 from .problem import Problem
 from .regressions import LOSSES, TWO_LAYER_LOSSES
@@ -38,6 +40,8 @@ OPTIONAL_ARRAYS = ("weights", "x0")
 CSR_PARTS = ("data", "indices", "indptr", "shape")
 
 _RESULT_ARRAYS = ("x", "fun", "grad", "status", "converged")
+
+_RESULT_FACTS = ("success", "message", "nit", "nfev", "ngev", "nhev")
 
 _UNREADABLE = (
     ValueError,
@@ -63,12 +67,17 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(path.stat().st_mode & 0o777 if path.exists() else _default_mode())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@functools.cache
+def _default_mode() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask
 
 
 def check_writable(path: str | os.PathLike) -> None:
@@ -82,8 +91,8 @@ def check_writable(path: str | os.PathLike) -> None:
         raise InvalidArgumentError(f"{path}: the folder {path.parent} cannot be written.")
 
 
-def load_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Read every array of an .npz file; refuses pickled objects.
+def load_arrays(path: str | os.PathLike, *names: str) -> dict[str, np.ndarray]:
+    """Read every array of an .npz file, or those of some ``names`` that it has; refuses pickled objects.
 
     Raises
     ------
@@ -94,8 +103,12 @@ def load_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise InvalidArgumentError(f"{path}: {'is no regular file' if path.exists() else 'no such file'}.")
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise ValueError("it is no archive")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files if not names or name in names}
     except _UNREADABLE as error:
         raise InvalidArgumentError(
             f"{path} is no .npz file of plain arrays (numpy.savez writes one): {error}"
@@ -160,12 +173,13 @@ def save_result(path: str | os.PathLike, result: Result, **facts: Any) -> None:
     }
     header = {
         "format": "xpreg result 1",
-        "success": result.success,
-        "message": result.message,
-        **{name: getattr(result, name) for name in ("nit", "nfev", "ngev", "nhev")},
+        **{name: getattr(result, name) for name in _RESULT_FACTS},
+        "certificate": None if result.certificate is None else dataclasses.asdict(result.certificate),
         **facts,
     }
     arrays = {name: B.to_host(getattr(result, name)) for name in _RESULT_ARRAYS}
+    if result.activation is not None:
+        arrays["activation"] = B.to_host(result.activation)
     contents: dict[str, Any] = {"header": json.dumps(header), **arrays, **history}
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **contents)
@@ -187,25 +201,27 @@ def load_result(path: str | os.PathLike, *, device: str | None = None) -> Result
     needed = {*_RESULT_ARRAYS, *(f"history_{name}" for name in fields)}
     if missing := sorted(needed - set(arrays)):
         raise InvalidArgumentError(f"{path} is a damaged result file: it has no {', '.join(missing)}.")
+    if missing := [name for name in _RESULT_FACTS if name not in header]:
+        raise InvalidArgumentError(f"{path} is a damaged result file: its header has no {', '.join(missing)}.")
     single = arrays["x"].ndim == 1
     rows = zip(*(arrays[f"history_{name}"].tolist() for name in fields), strict=True)
     history = []
     for row in rows:
         values: dict[str, Any] = dict(zip(fields, row, strict=True))
         history.append(IterationRecord(**values | {"problems": tuple(values["problems"])}))
+    if unknown := sorted(set(arrays["status"].ravel().tolist()) - {int(status) for status in Status}):
+        raise InvalidArgumentError(f"{path} is a damaged result file: {unknown[0]} is no status.")
+    certificate = header.get("certificate")
     result = Result(
         x=arrays["x"],
         fun=float(arrays["fun"]) if single else arrays["fun"],
         grad=arrays["grad"],
-        success=header["success"],
         status=Status.of(int(arrays["status"])) if single else arrays["status"],
         converged=bool(arrays["converged"]) if single else arrays["converged"],
-        message=header["message"],
-        nit=header["nit"],
-        nfev=header["nfev"],
-        ngev=header["ngev"],
-        nhev=header["nhev"],
+        **{name: header[name] for name in _RESULT_FACTS},
         history=tuple(history),
+        certificate=None if certificate is None else Certificate.of(certificate),
+        activation=arrays.get("activation"),
     )
     return result.to_device(device)
 

@@ -96,7 +96,7 @@ def convex(point: Point) -> Array:
 def touching(point: Point) -> Array:
     """Return which faces (k, n) the points lie on, up to the rounding of y."""
     xp = namespace(point.x)
-    eps = float(xp.finfo(point.x.dtype).eps)
+    eps = B.eps(point.x)
     layers = layers_of(point)
     size = xp.linalg.vector_norm(point.x, axis=-1, keepdims=True) * layers.row_norms + layers.unit_of_y
     return xp.abs(point.y) <= TOUCH * eps * size
@@ -145,7 +145,7 @@ class Kinks:
         unit = V / xp.where(stay, norm, xp.ones_like(norm))[:, :, None]
         unit = xp.where(stay[:, :, None], unit, xp.zeros_like(unit))
         values, vectors = xp.linalg.eigh(unit.mT @ unit)
-        free = xp.astype(values < float(xp.finfo(V.dtype).eps) ** 0.75, V.dtype)
+        free = xp.astype(values < B.eps(V) ** 0.75, V.dtype)
         return (vectors * free[:, None, :]) @ vectors.mT
 
 
@@ -183,7 +183,7 @@ def least_in_box(Q: Array, w: Array, lo: Array) -> Array:
     Bertsekas, SIAM J. Control Optim. 20 (1982), 221-246; Stark and Parker, Computational Statistics 10 (1995), 129-141.
     """
     xp = namespace(Q)
-    eps = float(xp.finfo(Q.dtype).eps)
+    eps = B.eps(Q)
     J = Q.shape[-1]
     hi, one, identity, size = lo + 1.0, xp.ones_like(w), B.eye(J, Q), xp.abs(Q)
     diagonal = xp.linalg.diagonal(Q)

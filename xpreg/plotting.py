@@ -51,7 +51,7 @@ def plot_convergence(result: Result, title: str = "") -> Any:
         left.fill_between(nit, [r.active / size for r in records], step="post", color=GREY, alpha=0.2, lw=0)
         left.set_ylim(0, 1.02)
         left.set_ylabel(f"share of the {size} problems still running", color=GREY)
-    axes.set_title(title or result.message.partition(" (")[0], fontsize=10)
+    axes.set_title(title or result.message.partition(" (")[0], fontsize=10, parse_math=False)
     return figure
 
 

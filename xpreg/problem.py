@@ -75,8 +75,9 @@ class Problem:
 
     def _at(self, x: Array) -> Point:
         shape = self.stack_shape(x)
-        with B.shared(self.rows.like):
-            point = self.point(flatten(x, shape), shape=shape)
+        problem = self if self.shape in ((), shape) else self.stacked(shape)
+        with B.shared(self.rows.like), quiet():
+            point = problem.point(flatten(x, shape), shape=shape)
             values = B.read(point.values)[0]
         if not all(math.isfinite(v) for v in values):
             bad = (
@@ -100,7 +101,7 @@ class Problem:
         rows are narrow or the loss is a sum over them, and by the fused kernels of a GPU.
         """
         x = self.check_x(x, "x")
-        with B.shared(self.rows.like):
+        with B.shared(self.rows.like), quiet():
             found = one_pass.value_and_grad(self, x)
         if found is not None and math.isfinite(float(B.read(found[0])[0])):
             return found
@@ -192,13 +193,14 @@ class Problem:
         except ValueError as error:
             raise InvalidArgumentError(
                 f"x has shape {tuple(x.shape)}, but b has shape {(*self.shape, self.rows.n)}: their leading axes, "
-                f"{lead} and {self.shape}, must be equal (or one of them empty)."
+                f"{lead} and {self.shape}, do not fit each other."
             ) from error
         return tuple(shape)
 
     def check_x(self, x: Array, name: str) -> Array:
         """Refuse an x of the wrong shape, place, precision or values."""
         A = self.rows.first
+        B.require_array(x, name)
         B.common_namespace(**{A: self.rows.like, name: x})
         if x.ndim == 0 or x.shape[-1] != self.d or 0 in x.shape:
             raise InvalidArgumentError(
@@ -332,17 +334,21 @@ class Point:
     @property
     def value(self) -> Array:
         """The loss (...)."""
-        return self.shaped(self.values)
+        return self._handed_out(self.values)
+
+    def _handed_out(self, y: Array) -> Array:
+        """Return a copy for the user, who may change it."""
+        return namespace(y).asarray(self.shaped(y), copy=True)
 
     @property
     def grad(self) -> Array:
         """The gradient (..., d)."""
         with B.shared(self.problem.rows.like):
-            return self.shaped(self.grads)
+            return self._handed_out(self.grads)
 
     def hess(self) -> Array:
-        """Return the Hessian (..., d, d)."""
-        with B.shared(self.problem.rows.like):
+        """Return the Hessian (..., d, d). Where it overflows though the loss does not, it is not finite."""
+        with B.shared(self.problem.rows.like), quiet():
             return self.shaped(self.hessian().dense(exact=True))
 
     @functools.cached_property
@@ -350,12 +356,20 @@ class Point:
         return self.hessian().operator()
 
     def hvp(self, v: Array) -> Array:
-        """Return the Hessian times v (..., d); each call reads A once."""
+        """Return the Hessian times v (..., d); each call reads A once. At a single x any number of v goes."""
         v = self.problem.check_x(v, "v")
-        with B.shared(self.problem.rows.like):
-            return self.shaped(self._operator(flatten(v, self.shape))[0])
+        xp = namespace(v)
+        try:
+            flat = flatten(v, self.shape) if self.shape else xp.reshape(v, (-1, self.problem.d))
+        except ValueError as error:
+            raise InvalidArgumentError(
+                f"v has shape {tuple(v.shape)}, but x has shape {(*self.shape, self.problem.d)}: v must have that "
+                f"shape, or ({self.problem.d},) for all problems."
+            ) from error
+        with B.shared(self.problem.rows.like), quiet():
+            Hv = self._operator(flat)[0]
+            return self.shaped(Hv) if self.shape else xp.reshape(Hv, v.shape)
 
     def predict(self) -> Array:
         """Return what the model predicts for b, (..., n)."""
-        f = self.head.predict()
-        return namespace(f).asarray(self.shaped(f), copy=True)
+        return self._handed_out(self.head.predict())

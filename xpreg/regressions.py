@@ -8,13 +8,18 @@ from collections.abc import Callable
 
 from . import activations
 from . import backend as B
+from .arguments import require_number, require_one_of
 from .backend import Array, namespace
 from .checks import check_matrix, check_rows
 from .errors import InvalidArgumentError
 from .heads import Elementwise, Head, Normalised, Rescaled, Softmax, SoftmaxKL
 from .kinks import touching
 from .maps import TwoLayer
-from .problem import Problem
+from .problem import Point, Problem
+
+RANDOM_STARTS, SPHERE_STEPS = 16, 40
+"""Random directions from which a start of softmax-ReLU is looked for where the usual ones go up, and the steps of each.
+"""
 
 SHARED_PARAMETERS = """
     Parameters
@@ -42,16 +47,15 @@ class LinearProblem(Problem):
 
     def __init__(self, head: Head, A: Array, b: Array, weights: float | Array, device: str | None):
         with B.using(device):
-            rows, b = check_rows(A, device), B.to_device(b, device)
-            weights = weights if isinstance(weights, numbers.Real) else B.to_device(weights, device)
+            rows, b = check_rows(A, device), B.to_device(b, device, "b")
+            weights = weights if isinstance(weights, numbers.Real) else B.to_device(weights, device, "weights")
             super().__init__(head, rows, b, weights)
 
 
 def softmax_head(loss: str) -> Head:
     """Return the head of a softmax with the ``"squared"`` or the ``"kl"`` loss."""
     heads: dict[str, Callable[[], Head]] = {"squared": Softmax, "kl": SoftmaxKL}
-    if loss not in heads:
-        raise InvalidArgumentError(f"loss is {loss!r}, but 'squared' or 'kl' is needed.")
+    require_one_of("loss", loss, heads)
     return heads[loss]()
 
 
@@ -133,7 +137,8 @@ _ELEMENTWISE = """min over x of 0.5 |g(A x) - b|^2, or with ``rescaled`` of 0.5 
     {shared}
     Other Parameters
     ----------------
-    rescaled : True compares u with <u,1> b: the normalised problem without the division
+    rescaled : True compares u with <u,1> b: the normalised problem without the division. It is least, 0, where u
+        vanishes too, whatever b is: for sinh at x = 0, where solvers start by default, so pass an x0
 
     References
     ----------
@@ -227,25 +232,28 @@ class SoftmaxReLURegression(Problem):
         smoothing: float = 0.0,
         device: str | None = None,
     ):
-        if device is not None:
-            A1, A2, b = (B.to_device(array, device) for array in (A1, A2, b))
-            weights = weights if isinstance(weights, numbers.Real) else B.to_device(weights, device)
-        check_matrix(A1=A1, A2=A2)
-        if A2.shape[1] != A1.shape[0]:
-            raise InvalidArgumentError(
-                f"A2 has shape {tuple(A2.shape)}, but A1 has {A1.shape[0]} rows: A2 must have as many columns."
-            )
-        if not isinstance(smoothing, int | float) or not 0 <= smoothing < math.inf:
-            raise InvalidArgumentError(f"smoothing is {smoothing!r}, but a number >= 0 is needed.")
-        super().__init__(softmax_head(loss), TwoLayer(A1, A2, float(smoothing)), b, weights)
+        with B.using(device):
+            A1, A2, b = (B.to_device(v, device, name) for name, v in (("A1", A1), ("A2", A2), ("b", b)))
+            weights = weights if isinstance(weights, numbers.Real) else B.to_device(weights, device, "weights")
+            check_matrix(A1=A1, A2=A2)
+            if A2.shape[1] != A1.shape[0]:
+                raise InvalidArgumentError(
+                    f"A2 has shape {tuple(A2.shape)}, but A1 has {A1.shape[0]} rows: A2 must have as many columns."
+                )
+            require_number("smoothing", smoothing, lambda v: 0 <= v < math.inf, "a number >= 0")
+            super().__init__(softmax_head(loss), TwoLayer(A1, A2, float(smoothing)), b, weights)
         self.n, self.m = A1.shape[0], A2.shape[0]
+
+    def __repr__(self) -> str:
+        return f"<softmax-relu{super().__repr__().removeprefix('<softmax')}"
 
     def default_start(self) -> Array:
         """Return the best of some points (k, d) near x = 0, where no unit is active and nothing pulls.
 
         They lie along -A1^T A2^T g_z, g_z that of z = 0, which is downhill when half of the units are active; along
-        the subgradient of least norm with all those units active that lower the loss, which is downhill if anything
-        is; and along the row of A1 that pulls most; where they change an exponent by 1, 1/4, 1/16 and 1/64.
+        the subgradient of least norm with all those units active that lower the loss; and along the row of A1 that
+        pulls most; where they change an exponent by 1, 1/4, 1/16 and 1/64. Where none of these is better than x = 0,
+        a downhill direction is searched from random ones, by subgradient steps on the sphere.
         A start that is better than x = 0 cannot end where all units are inactive.
         """
         rows = self.rows
@@ -253,19 +261,31 @@ class SoftmaxReLURegression(Problem):
         xp = namespace(zero.x)
         c = zero.g_h
         row = xp.take(rows.inner.A, xp.argmin(c * rows.row_norms, axis=-1), axis=0)
-        best = row
-        lowest = xp.full_like(zero.values, xp.inf)
+        best = row, xp.full_like(zero.values, xp.inf)
         for p in (-rows.inner.adjoint(c), -zero.least_grads, row):
-            q = rows.inner.apply(p)
-            change = zero.head.change(rows.outer(q))
-            useful = xp.isfinite(change) & (change > 0)
-            for t in (1.0, 0.25, 0.0625, 0.015625):
-                step = xp.where(useful, t / xp.where(useful, change, xp.ones_like(change)), 0.0 * change)[:, None]
-                values = xp.where(useful, self.point(step * p, step * q).values, xp.full_like(lowest, xp.inf))
-                lower = values < lowest
-                best = xp.where(lower[:, None], step * p, best)
-                lowest = xp.where(lower, values, lowest)
-        return best
+            best = self._better_along(p, zero, best)
+        if bool(xp.any(best[1] >= zero.values)):
+            rng = B.generator(0)
+            for _ in range(RANDOM_STARTS):
+                p = unit(B.random_normal(zero.x.shape, rng, zero.x))
+                for i in range(SPHERE_STEPS):
+                    g = rows.inner.adjoint(xp.where(rows.inner.apply(p) > 0, c, xp.zeros_like(c)))
+                    p = unit(p - (0.3 / (1.0 + 0.1 * i)) * unit(g))
+                best = self._better_along(p, zero, best)
+        return best[0]
+
+    def _better_along(self, p: Array, zero: Point, best: tuple[Array, Array]) -> tuple[Array, Array]:
+        """Return the better of the best point so far, with its loss, and some points along p (k, d)."""
+        xp, (x, lowest) = namespace(p), best
+        q = self.rows.inner.apply(p)
+        change = zero.head.change(self.rows.outer(q))
+        useful = xp.isfinite(change) & (change > 0)
+        for t in (1.0, 0.25, 0.0625, 0.015625):
+            step = xp.where(useful, t / xp.where(useful, change, xp.ones_like(change)), 0.0 * change)[:, None]
+            values = xp.where(useful, self.point(step * p, step * q).values, xp.full_like(lowest, xp.inf))
+            lower = values < lowest
+            x, lowest = xp.where(lower[:, None], step * p, x), xp.where(lower, values, lowest)
+        return x, lowest
 
     def active_units(self, x: Array) -> Array | None:
         point = self.point(x)
@@ -273,6 +293,11 @@ class SoftmaxReLURegression(Problem):
         if not self.rows.has_kinks:
             return xp.astype(xp.sign(point.y), xp.int8)
         return xp.astype(xp.where(touching(point), xp.zeros_like(point.y), xp.sign(point.y)), xp.int8)
+
+
+def unit(p: Array) -> Array:
+    """Return p (k, d) over its length, 0 where it is 0."""
+    return p / B.safe_divisor(namespace(p).linalg.vector_norm(p, axis=-1, keepdims=True))
 
 
 LOSSES: dict[str, Callable[..., Problem]] = {

@@ -17,9 +17,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from . import backend as B
+from .arguments import require_number, require_one_of
 from .backend import Array, namespace
+from .checks import check_rows
 from .errors import InvalidArgumentError
-from .maps import DenseRows, Map, SparseRows
+from .maps import Map
 from .scaling import whiten
 
 BLOCK_BYTES = 8 * 2**20
@@ -105,7 +107,7 @@ def leverage_scores(
     >>> leverage_scores(A, np.ones(3)).round(6).tolist()
     [0.5, 0.5, 1.0]
     """
-    rows = _check(A, D)
+    rows = _check(A, D, mean)
     if method == "exact":
         T = whitener(_blocks(rows, D, mean), D)
         return _clip(D * lengths(rows, T, mean))
@@ -158,12 +160,10 @@ def subsample(
     >>> sample.m < 600, bool(np.linalg.norm(G / 20000 - np.eye(5), 2) < 0.5)
     (True, True)
     """
-    rows = _check(A, D)
+    rows = _check(A, D, mean)
     for name, value in (("eps", eps), ("delta", delta)):
-        if not isinstance(value, int | float) or not 0 < value < 1:
-            raise InvalidArgumentError(f"{name} is {value!r}, but a number between 0 and 1 is needed.")
-    if method not in ("auto", "exact", "sketch"):
-        raise InvalidArgumentError(f"method is {method!r}, but 'auto', 'exact' or 'sketch' is needed.")
+        require_number(name, value, lambda v: 0 < v < 1, "a number between 0 and 1")
+    require_one_of("method", method, ("auto", "exact", "sketch"))
     if method == "auto":
         large = rows.n >= max(SKETCH_ROWS, 8 * PILOT_FACTOR * rows.d)
         method = "sketch" if large else "exact"
@@ -192,16 +192,17 @@ def sample_about(rows: Map, D: Array, m: int, mean: Array | None, columns: int, 
     """
     xp = namespace(D)
     total = xp.sum(D)
-    share = D / xp.where(total > 0, total, xp.ones_like(total))
+    share = D / B.safe_divisor(total)
     p, u = _clip(PILOT_ROWS * rows.d * (1.0 / rows.n + share)), B.random_uniform((rows.n,), rng, D)
     X = _thin(D, p, u).scaled_rows(rows, mean)
-    T = whiten((X.mT @ X)[None, ...])[0][0, ...]  # a Gram matrix is accurate enough here, and cheaper than a QR
+    # a Gram matrix is accurate enough here, and cheaper than a QR
+    T = whiten((X.mT @ X)[None, ...], rows.inner.column_squares)[0][0, ...]
     y = estimated_lengths(rows, T, mean, columns, rng)
     scores = D * y
     p = xp.where((u < p) & (scores > ALONE * p), scores / p, scores)
-    p = p * (m / nonzero(xp.sum(p)))
+    p = p * (m / B.safe_divisor(xp.sum(p)))
     for _ in range(8):  # rows with p = 1 leave room for others
-        p = p * (m / nonzero(xp.sum(_clip(p))))
+        p = p * (m / B.safe_divisor(xp.sum(_clip(p))))
     return _thin(D, _clip(p), B.random_uniform((rows.n,), rng, D)), y
 
 
@@ -232,7 +233,7 @@ def whitener(parts: Iterable[Array], like: Array) -> Array:
     sqrt(eps) are added for every column: an absent direction gets a large but finite T.
     """
     xp = namespace(like)
-    eps = float(xp.finfo(like.dtype).eps)
+    eps = B.eps(like)
     R: Array = None
     for X in parts:
         stack = X if R is None else xp.concat([R, X], axis=0)
@@ -240,7 +241,7 @@ def whitener(parts: Iterable[Array], like: Array) -> Array:
     norms = xp.linalg.vector_norm(R, axis=0)
     largest = xp.max(norms)
     absent = norms <= 64.0 * eps * largest  # a constant column, centred, is rounding
-    norms = xp.where(absent, nonzero(largest), norms)
+    norms = xp.where(absent, B.safe_divisor(largest), norms)
     R = B.qr_factor(xp.concat([R, B.eye(norms.shape[0], like) * (eps**0.5 * norms)], axis=0))
     return xp.linalg.inv(R)
 
@@ -352,7 +353,7 @@ def _thin(D: Array, p: Array, u: Array, eps: float | None = None, delta: float |
 
 def _slices(rows: Map, n: int | None = None) -> Iterator[slice]:
     n = rows.n if n is None else n
-    step = max(4 * rows.d, BLOCK_BYTES // (rows.d * B.itemsize(rows.like)))
+    step = max(4 * rows.d, B.block_bytes(rows.like, BLOCK_BYTES) // (rows.d * B.itemsize(rows.like)))
     for start in range(0, n, step):
         yield slice(start, min(start + step, n))
 
@@ -368,18 +369,17 @@ def _blocks(rows: Map, D: Array, mean: Array | None) -> Iterator[Array]:
         yield _scaled(rows, block, D[block], mean)
 
 
-def nonzero(x: Array) -> Array:
-    """Return x with 1 in the place of what is not positive: a safe divisor."""
-    return namespace(x).where(x > 0, x, namespace(x).ones_like(x))
-
-
 def _clip(p: Array) -> Array:
     return namespace(p).where(p < 1.0, p, namespace(p).ones_like(p))
 
 
-def _check(A: Array | Map, D: Array) -> Map:
-    rows = A if isinstance(A, Map) else SparseRows(B.csr(A, "A")) if B.is_sparse(A) else DenseRows(A)
-    B.common_namespace(A=rows.like, D=D)
+def _check(A: Array | Map, D: Array, mean: Array | None) -> Map:
+    rows = A if isinstance(A, Map) else check_rows(A)
+    if not rows.hands_out_rows:
+        raise rows.no_rows()
+    B.common_namespace(A=rows.like, D=D, mean=mean)
+    if mean is not None and tuple(mean.shape) != (rows.d,):
+        raise InvalidArgumentError(f"mean has shape {tuple(mean.shape)}, but A has {rows.d} columns: ({rows.d},).")
     if tuple(D.shape) != (rows.n,):
         raise InvalidArgumentError(f"D has shape {tuple(D.shape)}, but A has {rows.n} rows: D must be ({rows.n},).")
     lowest = float(namespace(D).min(D))

@@ -73,6 +73,12 @@ def common_namespace(**arrays: Array | None) -> Namespace:
 
 def require_array(x: Any, name: str) -> None:
     """Refuse what is no plain array."""
+    if compat.is_torch_array(x) or compat.is_jax_array(x):
+        library = type(x).__module__.partition(".")[0].removesuffix("lib")
+        raise InvalidArgumentError(
+            f"{name} is an array of {library}, but xpreg computes with NumPy and CuPy: "
+            f"numpy.from_dlpack({name}), or cupy.from_dlpack({name}) on a GPU."
+        )
     if compat.is_array_api_obj(x) and not isinstance(x, (np.ma.MaskedArray, np.matrix)):
         return
     if hasattr(x, "toarray"):  # scipy.sparse, cupyx
@@ -126,8 +132,8 @@ def _cuda_index(name: str) -> int:
     return int(index or 0)
 
 
-def to_device(x: Array, target: str | None) -> Array:
-    """Move ``x`` to ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; ``None`` leaves it where it is.
+def to_device(x: Array, target: str | None, name: str = "an array that is to be moved") -> Array:
+    """Move ``x``, called ``name``, to ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; ``None`` leaves it where it is.
 
     NumPy arrays become CuPy arrays on a CUDA device, and CuPy arrays become NumPy arrays on the CPU.
 
@@ -140,19 +146,22 @@ def to_device(x: Array, target: str | None) -> Array:
         return x
     if not isinstance(target, str):
         raise InvalidArgumentError(f"device is {target!r}, but 'cpu', 'cuda' or 'cuda:N' is needed.")
-    require_array(x, "an array that is to be moved")
+    require_array(x, name)
     if target == "cpu":
         if compat.is_cupy_array(x):
             return to_numpy(x)
         return x if compat.is_numpy_array(x) else compat.to_device(x, _cpu_device(namespace(x)))
-    index = _cuda_index(target)
-    cupy = require_cupy()
+    with _cuda_device(target):  # CuPy's creation functions ignore device=
+        return require_cupy().asarray(x)
+
+
+def _cuda_device(target: str) -> Any:
+    index, cupy = _cuda_index(target), require_cupy()
     if index >= cupy.cuda.runtime.getDeviceCount():
         raise DeviceNotAvailableError(
             f"device is {target!r}, but this machine has {cupy.cuda.runtime.getDeviceCount()} CUDA device(s)."
         )
-    with cupy.cuda.Device(index):  # CuPy's creation functions ignore device=
-        return cupy.asarray(x)
+    return cupy.cuda.Device(index)
 
 
 def _cpu_device(xp: Namespace) -> Any:
@@ -221,6 +230,16 @@ def empty(shape: tuple[int, ...], like: Array, *, dtype: Any = None) -> Array:
 def itemsize(x: Array) -> int:
     """Bytes of one entry of ``x``."""
     return namespace(x).finfo(x.dtype).bits // 8
+
+
+def eps(x: Array) -> float:
+    """The machine epsilon of the dtype of ``x``."""
+    return float(namespace(x).finfo(x.dtype).eps)
+
+
+def safe_divisor(x: Array) -> Array:
+    """Return x with 1 in the place of what is not positive: a safe divisor."""
+    return namespace(x).where(x > 0, x, namespace(x).ones_like(x))
 
 
 def indices(mask: np.ndarray, like: Array) -> Array:
@@ -296,8 +315,7 @@ def using(target: str | None) -> contextlib.AbstractContextManager[Any]:
     """Make the CUDA device ``target`` the current one inside a block; nothing for the CPU and None."""
     if target is None or target == "cpu" or not isinstance(target, str):  # what is no name, `to_device` refuses
         return contextlib.nullcontext()
-    index = _cuda_index(target)
-    return require_cupy().cuda.Device(index)
+    return _cuda_device(target)
 
 
 def on_device(x: Array) -> contextlib.AbstractContextManager[Any]:

@@ -1,4 +1,4 @@
-"""How rows are cut into blocks: the one policy, measured.
+"""How rows are cut into blocks, in one place; the sizes of passes over A, measured.
 
 Two kinds of passes over the rows of A are made. A *sweep* multiplies a block with vectors: once (z = A x, or A^T v), or
 twice (z = A x, then A^T of something made of z). A block that is used twice should still be in the core's cache the
@@ -14,6 +14,8 @@ On a GPU an operation on a block takes about 10 us to launch, in which it could 
 """
 
 from __future__ import annotations
+
+import itertools
 
 import array_api_compat as compat
 
@@ -44,12 +46,24 @@ STRIPES = 16
 
 def sweep_rows(A: Array, row_bytes: int | None = None, nbytes: int | None = None) -> int:
     """How many rows of A (n, d), or of ``row_bytes`` each, a sweep takes at a time; ``nbytes`` for SWEEP_BYTES."""
-    nbytes = (SWEEP_BYTES if nbytes is None else nbytes) if compat.is_numpy_array(A) else LAUNCH_BYTES
+    nbytes = block_bytes(A, SWEEP_BYTES if nbytes is None else nbytes)
     rows = max(16, nbytes // (row_bytes or A.shape[1] * itemsize(A)))
     if A.shape[0] <= rows:
         return rows
     count = -(-A.shape[0] // rows)
     return -(-A.shape[0] // (count + count % 2))  # blocks of equal size, an even number of them
+
+
+def block_bytes(like: Array, nbytes: int) -> int:
+    """How large a temporary block beside ``like`` may be: ``nbytes``, which stay in a cache, on the CPU."""
+    return nbytes if compat.is_numpy_array(like) else LAUNCH_BYTES
+
+
+def even_slices(n: int, rows: int) -> list[slice]:
+    """Cut 0..n into the fewest slices of at most ``rows``, all of nearly the same length."""
+    parts = -(-n // max(1, rows))
+    bounds = [n * p // parts for p in range(parts + 1)]
+    return [slice(low, high) for low, high in itertools.pairwise(bounds)]
 
 
 def one_pass_pays(A: Array) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from .arrays import Array, eye, full, namespace, quiet
+from .arrays import Array, eps, eye, full, namespace, quiet
 from .blocking import batch_rows
 from .parallel import all_threads
 
@@ -44,7 +44,7 @@ def cholesky(H: Array) -> tuple[Array, Array]:
     L = xp.tril(L)
     diagonal, pivots = xp.linalg.diagonal(H), xp.linalg.diagonal(L)
     error = xp.abs(xp.sum(L * L, axis=-1) - diagonal)
-    tolerance = 64 * H.shape[-1] * float(xp.finfo(H.dtype).eps)
+    tolerance = 64 * H.shape[-1] * eps(H)
     return L, xp.all((pivots > 0) & (error <= tolerance * xp.abs(diagonal)), axis=-1)
 
 
@@ -120,7 +120,7 @@ def _solve_stack(H: np.ndarray, g: np.ndarray, ridge: np.ndarray) -> tuple[np.nd
     step = max(16, SOLVE_BYTES // (d * d * H.itemsize))
     for start in range(0, k, step):
         part = slice(start, start + step)
-        L, y = np.ascontiguousarray(np.moveaxis(H[part], 0, -1)), np.ascontiguousarray(g[part].T)
+        L, y = np.array(np.moveaxis(H[part], 0, -1), order="C"), np.array(g[part].T, order="C")  # copies, in every case
         L[diagonal, diagonal] += ridge[part].T
         good = np.ones(y.shape[1], dtype=bool)
         with quiet():  # what follows a failed pivot is thrown away

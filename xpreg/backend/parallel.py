@@ -176,6 +176,13 @@ class _Limit:
             if self.held == 0:
                 self._limiter.__exit__(None, None, None)
 
+    def reset(self) -> None:
+        """Lift the limit, whoever is inside."""
+        self._lock = threading.Lock()
+        if self.held:
+            self.held = 0
+            self._limiter.__exit__(None, None, None)
+
 
 _limit = _Limit()
 
@@ -196,5 +203,11 @@ def _pool(n: int) -> concurrent.futures.ThreadPoolExecutor:
     return concurrent.futures.ThreadPoolExecutor(n, thread_name_prefix="xpreg")
 
 
+def _after_fork() -> None:
+    """In a child there are no threads of the parent, and none of its work is going on."""
+    _pool.cache_clear()
+    _limit.reset()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
+    os.register_at_fork(after_in_child=_after_fork)

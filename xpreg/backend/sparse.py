@@ -44,6 +44,11 @@ def csr(x: Any, name: str) -> Any:
             f"{name} has dtype {x.dtype}, but float32 or float64 is needed: pass {name}.astype('float64')."
         )
     A = _make(x.data, x.indices, x.indptr, x.shape)
+    if compat.is_numpy_array(A.data):
+        try:
+            A.check_format(full_check=True)  # an index that is out of range would read memory that is not ours
+        except ValueError as error:
+            raise InvalidArgumentError(f"{name} is no valid CSR matrix: {error}.") from error
     if not A.has_canonical_format:
         A = A.copy()  # never in place: the arrays are the user's
         A.sum_duplicates()

@@ -6,8 +6,10 @@ import abc
 import importlib
 import io
 import mmap
+import numbers
 import os
 import queue
+import re
 import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -50,7 +52,7 @@ class Rows(Source):
             raise InvalidArgumentError(
                 f"{name} has shape {shape}, but a matrix (n, d) with at least one row and one column is needed."
             )
-        if block_bytes is not None and (not isinstance(block_bytes, int) or block_bytes < 1):
+        if block_bytes is not None and (not isinstance(block_bytes, numbers.Integral) or block_bytes < 1):
             raise InvalidArgumentError(f"block_bytes is {block_bytes!r}, but a positive integer or None is needed.")
         self.name, self.shape, self.dtype = name, shape, dtype
         self.like = np.empty((0, 0), dtype)
@@ -119,24 +121,46 @@ class NpyRows(Rows):
     ----------
     name : for messages
     parts : (path, offset of the first entry, rows) of each file
+    watch : whether a file that is written to later is an error: not for memory maps, which may be on their way there
     """
 
     def __init__(
-        self, name: str, parts: list[tuple[Path, int, int]], d: int, dtype: np.dtype, block_bytes: int | None = None
+        self,
+        name: str,
+        parts: list[tuple[Path, int, int]],
+        d: int,
+        dtype: np.dtype,
+        block_bytes: int | None = None,
+        *,
+        watch: bool = True,
     ):
         super().__init__(name, (sum(part[2] for part in parts), d), dtype, block_bytes)
         self.parts = parts
+        self.stamps = {path: _stamp(os.stat(path)) for path, _, _ in parts} if watch else {}
         room = B.free_memory(self.like)
         self.drop = hasattr(os, "posix_fadvise") and room is not None and self.nbytes > room // 2
 
     def pieces(self) -> Iterator[tuple[io.FileIO, int, int]]:
         for path, offset, rows in self.parts:
-            with open(path, "rb", buffering=0) as file:
+            with self._open(path) as file:
                 if hasattr(os, "posix_fadvise"):
                     os.posix_fadvise(file.fileno(), offset, 0, os.POSIX_FADV_SEQUENTIAL)
                 file.seek(offset)
                 for first in range(0, rows, self.block_rows):
                     yield file, first, min(first + self.block_rows, rows)
+
+    def _open(self, path: Path) -> io.FileIO:
+        try:
+            file = io.FileIO(path)
+        except OSError as error:
+            raise InvalidArgumentError(f"{path} cannot be read any more: {error}.") from error
+        now = _stamp(os.fstat(file.fileno()))
+        before = self.stamps.get(path, now)
+        if now == before:
+            return file
+        file.close()
+        what = "ends before its last row" if now[0] < before[0] else "has been written to"
+        raise InvalidArgumentError(f"{path} {what}: it has changed since it was opened, open it again.")
 
     def read(self, where: io.FileIO, first: int, last: int, buffer: np.ndarray) -> np.ndarray:
         block = buffer[: last - first]
@@ -150,6 +174,10 @@ class NpyRows(Rows):
         if self.drop:
             os.posix_fadvise(where.fileno(), position, done, os.POSIX_FADV_DONTNEED)
         return block
+
+
+def _stamp(facts: os.stat_result) -> tuple[int, int]:
+    return facts.st_size, facts.st_mtime_ns
 
 
 class ZarrRows(Rows):
@@ -174,7 +202,7 @@ def open_rows(path: Any, *, block_bytes: int | None = None) -> Rows:
     Parameters
     ----------
     path : an .npy file; a folder of .npy files with equal numbers of columns, whose rows follow one another in the
-        order of the names; a Zarr array, or its path
+        order of the names, block_2 before block_10; a Zarr array, or its path
     block_bytes : bytes that are read at once, at least one row; three blocks are in memory
 
     Returns
@@ -197,7 +225,9 @@ def open_rows(path: Any, *, block_bytes: int | None = None) -> Rows:
     """
     if type(path).__module__.partition(".")[0] == "zarr":
         return _zarr_rows(str(path), path, block_bytes)
-    path = Path(path)
+    if not isinstance(path, str | os.PathLike):
+        raise InvalidArgumentError(f"path is a {type(path).__name__}, but a path or a Zarr array is needed.")
+    path = Path(path).absolute()
     if not path.exists():
         raise InvalidArgumentError(f"{path}: no such file or folder of rows.")
     if path.suffix == ".zarr" or any((path / name).is_file() for name in ("zarr.json", ".zarray")):
@@ -224,7 +254,8 @@ def memmap_rows(A: Any) -> Any:
         )
     first = A.offset - A.offset % mmap.ALLOCATIONGRANULARITY  # where the mapping begins in the file
     offset = first + A.__array_interface__["data"][0] - np.frombuffer(base, np.uint8).__array_interface__["data"][0]
-    return NpyRows(str(A.filename), [(Path(A.filename), offset, A.shape[0])], A.shape[1], A.dtype)
+    path = Path(A.filename).absolute()
+    return NpyRows(str(path), [(path, offset, A.shape[0])], A.shape[1], A.dtype, watch=False)
 
 
 def _header(path: Path) -> tuple[int, tuple[int, int], np.dtype]:
@@ -248,8 +279,13 @@ def _header(path: Path) -> tuple[int, tuple[int, int], np.dtype]:
     return mapped.offset, mapped.shape, mapped.dtype
 
 
+def _natural(path: Path) -> list[tuple[bool, int, str]]:
+    """Return a key that brings block_2 before block_10."""
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split("([0-9]+)", path.name)]
+
+
 def _folder_rows(path: Path, block_bytes: int | None) -> Rows:
-    names = sorted(path.glob("*.npy"))
+    names = sorted(path.glob("*.npy"), key=_natural)
     if not names:
         raise InvalidArgumentError(f"{path} is a folder without .npy files.")
     parts, first = [], None

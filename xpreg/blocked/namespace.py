@@ -79,7 +79,9 @@ _namespaces: dict[int, BlockedNamespace] = {}
 
 def blocked_namespace(xp: Namespace) -> BlockedNamespace:
     """Return the namespace of vectors whose small arrays are those of ``xp``, always the same object."""
-    return _namespaces.setdefault(id(xp), BlockedNamespace(xp, FUNCTIONS))
+    if id(xp) not in _namespaces:
+        _namespaces[id(xp)] = BlockedNamespace(xp, FUNCTIONS)
+    return _namespaces[id(xp)]
 
 
 def _holds_blocked(x: Any) -> bool:

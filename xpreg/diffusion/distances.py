@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from .. import backend as B
+from ..arguments import require_integers
 from ..backend import Array
 from ..errors import InvalidArgumentError
-from ..networks.linearise import row_slices
 from .process import require_points
 
-TILE_ENTRIES = 2**16
-"""Entries of the largest temporary array, so that it stays in cache."""
+TILE_BYTES = 2**19
+"""Bytes of the largest temporary array on the CPU, so that it stays in cache."""
 
 
 def sliced_wasserstein(x: Array, y: Array, *, projections: int = 256, seed: Any = 0) -> Array:
@@ -42,11 +42,12 @@ def sliced_wasserstein(x: Array, y: Array, *, projections: int = 256, seed: Any 
         raise InvalidArgumentError(
             f"x has shape {tuple(x.shape)}, but y has {tuple(y.shape)}: equally large samples are needed."
         )
+    require_integers(projections=projections)
     xp = B.namespace(x)
     directions = B.random_normal((x.shape[1], projections), seed, x)
     directions = directions / xp.sqrt(xp.sum(directions * directions, axis=0))
-    columns, total = max(1, TILE_ENTRIES // x.shape[0]), None
-    for J in row_slices(projections, columns):
+    columns, total = B.block_bytes(x, TILE_BYTES) // (B.itemsize(x) * x.shape[0]), None
+    for J in B.even_slices(projections, columns):
         D = directions[:, J]
         gap = xp.sort(x @ D, axis=0) - xp.sort(y @ D, axis=0)
         part = xp.sum(gap * gap)
@@ -67,11 +68,16 @@ def nearest(x: Array, y: Array, *, exclude_self: bool = False) -> tuple[Array, A
     distances (n,), indices (n,)
     """
     _require_pair(x, y)
+    if exclude_self and (x.shape != y.shape or x.shape[0] < 2):
+        raise InvalidArgumentError(
+            f"exclude_self is True, but x has shape {tuple(x.shape)} and y has {tuple(y.shape)}: both must be the "
+            "same rows, two at least."
+        )
     xp = B.namespace(x)
-    rows = max(1, TILE_ENTRIES // (y.shape[0] * x.shape[1]))
+    rows = B.block_bytes(x, TILE_BYTES) // (B.itemsize(x) * y.shape[0] * x.shape[1])
     distances, indices = [], []
     numbers = B.arange(y.shape[0], y)
-    for I in row_slices(x.shape[0], rows):
+    for I in B.even_slices(x.shape[0], rows):
         gap = x[I, :][:, None, :] - y[None, :, :]
         squares = xp.sum(gap * gap, axis=2)
         if exclude_self:

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from .. import backend as B
 from ..backend import Array
-from .process import OrnsteinUhlenbeck, per_row
+from .process import OrnsteinUhlenbeck, log_noise_to_signal, per_row, time_at
 
 EXTRA_INPUTS = 3
 """Inputs beside x: a constant and two functions of the noise level."""
@@ -60,8 +60,8 @@ class Embedding:
         if times == "uniform":
             grid = [t_min + (t_max - t_min) * share for share in shares]
         else:
-            low, high = math.log(math.expm1(t_min)), math.log(math.expm1(t_max))
-            grid = [math.log1p(math.exp(low + (high - low) * share)) for share in shares]
+            low, high = log_noise_to_signal(t_min), log_noise_to_signal(t_max)
+            grid = [time_at(low + (high - low) * share) for share in shares]
         h = [OrnsteinUhlenbeck().h(t) for t in grid]
         return cls(centre, float(spread), _moments([math.log(v) for v in h]), _moments([math.sqrt(v) for v in h]))
 
@@ -90,4 +90,4 @@ class Embedding:
 
 def _moments(values: list[float]) -> tuple[float, float]:
     mean = math.fsum(values) / len(values)
-    return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / len(values))
+    return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / len(values)) or 1.0  # all equal: all noise

@@ -7,14 +7,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import backend as B
+from ..arguments import require_integers, require_number, require_one_of
 from ..backend import Array
 from ..errors import InvalidArgumentError
-from ..networks import SoftmaxNetwork, TrainRecord, TrainStatus, checks, train
+from ..networks import SoftmaxNetwork, TrainRecord, TrainStatus, train
 from .baseline import GaussianBaseline
 from .embedding import Embedding
 from .kernel_regression import fit_kernel
 from .process import OrnsteinUhlenbeck, log_noise_to_signal, require_interval, require_points
 from .score_model import ScoreModel, ScoreRecord
+
+TIMES = ("uniform", "log")
 
 RIDGES = (1e-4, 1e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
 """Ridges that are tried, in units of k(u, u)."""
@@ -52,8 +55,7 @@ def noisy_pairs(
     xp, rng = B.namespace(X0), B.generator(rng)
     X0 = xp.tile(X0, (draws, 1))
     share = B.random_uniform((X0.shape[0],), rng, X0)
-    if times not in ("uniform", "log"):
-        raise InvalidArgumentError(f"times is {times!r}, but 'uniform' or 'log' is needed.")
+    require_one_of("times", times, TIMES)
     require_interval(t_min, t_max)
     if times == "uniform":
         t = t_min + (t_max - t_min) * share
@@ -148,8 +150,8 @@ def fit_score(
     >>> bool(error < 0.05 * np.mean(mixture.posterior_variance(x, t)))
     True
     """
-    X0 = B.to_device(X0, device)
-    validation = validation if isinstance(validation, float | int) else B.to_device(validation, device)
+    X0 = B.to_device(X0, device, "X0")
+    validation = validation if isinstance(validation, float | int) else B.to_device(validation, device, "validation")
     require_interval(t_min, t_max)
     options = _options(method, options)
     _check(X0=X0, validation=validation, times=times, sigma=sigma, draws=draws)
@@ -238,8 +240,7 @@ def _ridges(ridge: float | Sequence[float]) -> tuple[float, ...]:
 
 def _options(method: Any, given: dict[str, Any]) -> dict[str, Any]:
     """Return all options of a method, its defaults for those that are not given."""
-    if not isinstance(method, str) or method not in OPTIONS:
-        raise InvalidArgumentError(f"method is {method!r}, but one of {', '.join(map(repr, OPTIONS))} is needed.")
+    require_one_of("method", method, OPTIONS)
     known = OPTIONS[method]
     for name in given:
         if name not in known:
@@ -247,7 +248,7 @@ def _options(method: Any, given: dict[str, Any]) -> dict[str, Any]:
     options = known | given
     if method == "kernel":
         if options["centres"] is not None:
-            checks.sizes(centres=options["centres"])
+            require_integers(centres=options["centres"])
         ridges = _ridges(options["ridge"])
         if not ridges or not all(0.0 < v < math.inf for v in ridges):
             raise InvalidArgumentError(f"ridge is {options['ridge']}, but positive numbers are needed.")
@@ -271,8 +272,6 @@ def _check(*, X0, validation, times, sigma, draws) -> None:
     for name, finite in zip(arrays, B.read(*(xp.all(xp.isfinite(v)) for v in arrays.values())), strict=True):
         if not finite:
             raise InvalidArgumentError(f"{name} has entries that are NaN or infinite, but finite numbers are needed.")
-    if times not in ("uniform", "log"):
-        raise InvalidArgumentError(f"times is {times!r}, but 'uniform' or 'log' is needed.")
-    checks.sizes(draws=draws)
-    if not 0.0 < sigma < math.inf:
-        raise InvalidArgumentError(f"sigma is {sigma}, but a positive number is needed.")
+    require_one_of("times", times, TIMES)
+    require_integers(draws=draws)
+    require_number("sigma", sigma, lambda v: 0.0 < v < math.inf, "a positive number")

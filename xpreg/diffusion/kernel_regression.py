@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -46,9 +47,13 @@ class KernelExpansion:
     coefficients: Array
     sigma: float
 
+    @functools.cached_property
+    def _kernel(self) -> Callable[[Array, Array], Array]:
+        return limit_kernel(self.sigma, self.centres)
+
     def predict(self, U: Array) -> Array:
         """Return F (n, k) for points U (n, p), tile by tile."""
-        K = limit_kernel(self.sigma, U)
+        K = self._kernel
         parts = [K(U[I, :], self.centres) @ self.coefficients for I in block_slices(U, self.centres.shape[0])]
         return parts[0] if len(parts) == 1 else B.namespace(U).concat(parts, axis=0)
 
@@ -59,7 +64,7 @@ class NormalEquations:
     With every point a centre: G = K, r = Y, and z are the coefficients. With M < n centres c (Nystrom's method):
     F(u) = K(u, c) P z with P P^T = K(c, c)^-1, so G = P^T K(c, U) K(U, c) P and r = P^T K(c, U) Y, added up over tiles
     of U. P = Q diag(e^-1/2) comes from the eigenvalues e of K(c, c) above rounding level, so that nearly equal centres
-    do no harm. Memory: three M x M arrays and a tile, whatever n.
+    do no harm. Memory: five M x M arrays at most (measured: 4.5) and a tile, whatever n.
     """
 
     def __init__(self, U: Array, Y: Array, *, centres: Array | None, sigma: float) -> None:
@@ -67,7 +72,7 @@ class NormalEquations:
         self.sigma, K = sigma, limit_kernel(sigma, U)
         M = U.shape[0] if centres is None else centres.shape[0]
         memory.require(
-            3 * M * M * B.itemsize(U),
+            5 * M * M * B.itemsize(U),
             U,
             what=f"kernel regression with {M} centres",
             remedy="a smaller centres, or float32",
@@ -78,7 +83,7 @@ class NormalEquations:
             return
         self.centres = centres
         e, Q = xp.linalg.eigh(K(centres, centres))
-        smallest, largest = 8 * M * float(xp.finfo(U.dtype).eps), float(B.read(e[-1])[0])
+        smallest, largest = 8 * M * B.eps(U), float(B.read(e[-1])[0])
         (rank,) = B.read(xp.sum(xp.astype(e > smallest * largest, U.dtype)))
         keep = slice(M - int(rank), M)
         self.lift = Q[:, keep] / xp.sqrt(e[keep])

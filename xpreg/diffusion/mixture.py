@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from .. import backend as B
+from ..arguments import require_integers
 from ..backend import Array
 from ..errors import DomainError, InvalidArgumentError
-from ..networks.linearise import row_slices
 from .process import OrnsteinUhlenbeck, per_row, require_points
 
-TILE_ENTRIES = 2**16
-"""Entries of the largest temporary array: rows go through in blocks that stay in cache."""
+TILE_BYTES = 2**19
+"""Bytes of the largest temporary array on the CPU, so that it stays in cache."""
 
 
 class GaussianMixture:
@@ -78,7 +78,7 @@ class GaussianMixture:
             raise InvalidArgumentError(
                 f"scales ranges from {smallest_scale:g} to {scale_size:g}, but finite numbers >= 0 are needed."
             )
-        if not (smallest >= 0.0 and abs(total - 1.0) <= 64 * K * float(xp.finfo(weights.dtype).eps)):
+        if not (smallest >= 0.0 and abs(total - 1.0) <= 64 * K * B.eps(weights)):
             raise InvalidArgumentError(
                 f"weights has the smallest entry {smallest:g} and the sum {total:.17g}, but no negative entry and the "
                 "sum 1 are needed: weights / weights.sum()."
@@ -111,8 +111,7 @@ class GaussianMixture:
 
     def sample(self, n: int, seed: Any) -> Array:
         """Draw X_0 (n, d). The same seed gives the same sample on every device."""
-        if n < 1:
-            raise InvalidArgumentError(f"n is {n}, but at least 1 is needed.")
+        require_integers(n=n)
         xp, rng = B.namespace(self.means), B.generator(seed)
         ends = xp.cumulative_sum(self.weights)
         which = xp.searchsorted(ends, B.random_uniform((n,), rng, self.means) * ends[-1], side="right")
@@ -187,11 +186,11 @@ class GaussianMixture:
                 "their squares overflow."
             )
         t = per_row(t, x)
-        rows = max(1, TILE_ENTRIES // (self.means.shape[0] * self.d))
+        rows = B.block_bytes(x, TILE_BYTES) // (B.itemsize(x) * self.means.shape[0] * self.d)
         results = []
         with B.quiet():
             log_w = xp.log(self.weights)
-            for I in row_slices(x.shape[0], rows):
+            for I in B.even_slices(x.shape[0], rows):
                 x_I, t_I = x[I, :], t if isinstance(t, float) or t.shape[0] == 1 else t[I, :]
                 t_I = t_I if isinstance(t_I, float) else t_I[:, :, None]
                 alpha, h = self._process.alpha(t_I), self._process.h(t_I)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any
 
 from .. import backend as B
@@ -58,7 +59,7 @@ class OrnsteinUhlenbeck:
 
 
 def _is_number(t: Any) -> bool:
-    return isinstance(t, int | float)
+    return isinstance(t, numbers.Real)
 
 
 def log_noise_to_signal(t: float) -> float:

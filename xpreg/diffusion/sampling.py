@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from .. import backend as B
+from ..arguments import require_integers
 from ..backend import Array
 from ..errors import InvalidArgumentError
-from ..networks import checks
 from .process import OrnsteinUhlenbeck, log_noise_to_signal, require_interval, time_at
 
 
@@ -116,8 +116,12 @@ def sample(
     0.5
     """
     if device is not None:
-        model = model.to_device(device)  # type: ignore[attr-defined]
-    checks.sizes(n=n, steps=steps)
+        if not hasattr(model, "to_device"):
+            raise InvalidArgumentError(
+                f"device is {device!r}, but a {type(model).__name__} has no to_device: move it there yourself."
+            )
+        model = model.to_device(device)
+    require_integers(n=n, steps=steps)
     if method not in ("sde", "ode"):
         raise InvalidArgumentError(f"method is {method!r}, but 'sde' or 'ode' is needed.")
     t_min, t_max = _limit(model, "t_min", t_min), _limit(model, "t_max", t_max)
@@ -147,11 +151,13 @@ def _limit(model: Denoiser, name: str, value: float | None) -> float:
 
 
 def _start(model: Denoiser, n: int, t: float, rng: Any) -> Array:
-    """X_t ~ N(alpha m, alpha^2 C + h I)."""
+    """X_t ~ N(alpha m, alpha^2 C + h I), by the symmetric root of its covariance: C may be singular."""
     process, mean = OrnsteinUhlenbeck(), model.mean
     alpha, h = process.alpha(t), process.h(t)
-    L, _ = B.cholesky(alpha**2 * model.covariance + h * B.eye(mean.shape[0], mean))
-    return alpha * mean + B.random_normal((n, mean.shape[0]), rng, mean) @ L.T
+    xp = B.namespace(mean)
+    e, Q = xp.linalg.eigh(model.covariance)
+    root = (Q * xp.sqrt(alpha**2 * xp.maximum(e, xp.zeros_like(e)) + h)) @ Q.mT
+    return alpha * mean + B.random_normal((n, mean.shape[0]), rng, mean) @ root
 
 
 def _sde_step(x: Array, D: Array, t: float, s: float, noise: Array) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import zipfile
 from typing import Any, Self
@@ -52,14 +53,14 @@ class ScoreModel:
     covariance : (d, d) of the data: with their mean it makes the baseline and the start of the reverse process
     radius : the denoiser's values are clipped to this distance from the mean, the largest that the data have
     t_min, t_max : the interval of times that was learned
-    method : "gradient-descent" or "kernel"
+    method : "gradient-descent", "gram-gauss-newton" or "kernel"
     message : how the fit ended
     history : one `ScoreRecord` per iteration or epoch of the network, or per ridge of the kernel
     """
 
-    regressor: SoftmaxNetwork | KernelExpansion
-    embedding: Embedding
-    covariance: Array
+    regressor: SoftmaxNetwork | KernelExpansion = dataclasses.field(repr=False)
+    embedding: Embedding = dataclasses.field(repr=False)
+    covariance: Array = dataclasses.field(repr=False)
     radius: float
     t_min: float
     t_max: float
@@ -71,6 +72,10 @@ class ScoreModel:
     def mean(self) -> Array:
         """(d,) mean of the data."""
         return self.embedding.centre
+
+    @functools.cached_property
+    def _baseline(self) -> GaussianBaseline:
+        return GaussianBaseline(self.mean, self.covariance)
 
     @property
     def d(self) -> int:
@@ -93,7 +98,7 @@ class ScoreModel:
         require_points(x=x)
         if x.shape[1] != self.d:
             raise InvalidArgumentError(f"x has shape {tuple(x.shape)}, but (n, {self.d}) is needed for this model.")
-        G, c = GaussianBaseline(self.mean, self.covariance)(x, t)
+        G, c = self._baseline(x, t)
         F = G + c * self.regressor.predict(self.embedding(x, t)) - self.mean
         length = xp.sqrt(xp.sum(F * F, axis=1, keepdims=True))
         return self.mean + F * (self.radius / xp.where(length > self.radius, length, xp.full_like(length, self.radius)))
@@ -137,12 +142,12 @@ class ScoreModel:
             if (header["format"], header["version"]) != (FORMAT, VERSION):
                 raise ValueError(f"its header says {header['format']} version {header['version']}")
             history = tuple(ScoreRecord(int(nit), *rest) for nit, *rest in data.pop("history").tolist())
-            arrays = {name: B.to_device(v, device) for name, v in data.items()}
-            return cls._from_parts(arrays, header, history)
+            model = cls._from_parts(data, header, history)
         except (ValueError, KeyError, TypeError, AttributeError, OSError, zipfile.BadZipFile, EOFError) as error:
             raise InvalidArgumentError(
                 f"path is {str(path)!r}, which cannot be read as {FORMAT} version {VERSION}: {error}."
             ) from error
+        return model if device is None else model.to_device(device)
 
     def _parts(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Split into arrays, and plain numbers and words."""

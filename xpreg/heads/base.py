@@ -104,7 +104,7 @@ def check_distribution(b: Array, loss: str) -> None:
         raise InvalidArgumentError(
             f"b has an entry {lowest:.3g}, but the {loss} loss needs a distribution: no negative entries."
         )
-    if error > max(1e-6, float(xp.finfo(b.dtype).eps) ** 0.5):
+    if error > max(1e-6, B.eps(b) ** 0.5):
         raise InvalidArgumentError(
             f"b sums to 1 only up to {error:.3g}, but the {loss} loss needs a distribution: divide b by its sum "
             "over the last axis."

@@ -33,25 +33,34 @@ class Normalised(Head):
 
 
 class NormalisedPoint(HeadPoint):
-    """Keeps f, c, v = u1/alpha and u2/alpha; everything is times e^-m inside, so that nothing overflows."""
+    """Keeps f, c - s, v = u1/alpha and u2/alpha; everything is times e^-m inside, so that nothing overflows.
+
+    c - s is taken relative to the c of the largest f, as in `SoftmaxPoint`: f sums to 1, so that changes nothing but
+    the digits when f saturates.
+    """
 
     def __init__(self, activation: Activation, z: Array, b: Array):
         xp = namespace(z)
-        top = xp.max(z, axis=-1, keepdims=True)
-        m = xp.where(top > 0, top, xp.zeros_like(top))
+        top = xp.argmax(z, axis=-1, keepdims=True)
+        largest = xp.take_along_axis(z, top, axis=-1)
+        m = xp.where(largest > 0, largest, xp.zeros_like(largest))
         with quiet():
             u, u1, u2 = activation(z, m)
             alpha = xp.sum(u, axis=-1, keepdims=True)
-            self.m, self.alpha, self.u1 = m, alpha, u1
+            self.m, self.alpha = m, alpha
             defined = alpha > 0
             safe = xp.where(defined, alpha, xp.ones_like(alpha))
             self.f, self.v, self.u2_alpha = u / safe, u1 / safe, u2 / safe
-            self.c = self.f - b
-            self.s = xp.sum(self.c * self.f, axis=-1, keepdims=True)
-            value = 0.5 * xp.sum(self.c * self.c, axis=-1)
+            c = self.f - b
+            value = 0.5 * xp.vecdot(c, c)
+            c_top = xp.take_along_axis(c, top, axis=-1)
+            c -= c_top
+            s_rel = xp.vecdot(c, self.f)[..., None]
+            c -= s_rel
+            self.s, self.c_s = c_top + s_rel, c
             self.value = xp.where(defined[..., 0] & xp.isfinite(value), value, xp.full_like(value, xp.inf))
             self.b = b
-            self.g_z = self.v * (self.c - self.s)  # v*(c - s)
+            self.g_z = self.v * self.c_s  # v*(c - s)
 
     def _rank_two(self, D: Array, e: Array, k11: Array) -> Curvature:
         xp = namespace(e)
@@ -61,13 +70,13 @@ class NormalisedPoint(HeadPoint):
 
     def curvature(self) -> Curvature:
         """D = (u2/alpha)*(c - s) + v*v,  U = [v, v*e],  e = 2f - b,  K = [[2s + |f|^2, -1], [-1, 0]]."""
-        f2 = namespace(self.f).sum(self.f * self.f, axis=-1)
-        D = self.u2_alpha * (self.c - self.s) + self.v * self.v
-        return self._rank_two(D, self.f + self.c, 2.0 * self.s[..., 0] + f2)
+        f2 = namespace(self.f).vecdot(self.f, self.f)
+        D = self.u2_alpha * self.c_s + self.v * self.v
+        return self._rank_two(D, 2.0 * self.f - self.b, 2.0 * self.s[..., 0] + f2)
 
     def gauss_newton(self) -> Curvature:
         """D = v*v,  U = [v, v*f],  K = [[|f|^2, -1], [-1, 0]]."""
-        f2 = namespace(self.f).sum(self.f * self.f, axis=-1)
+        f2 = namespace(self.f).vecdot(self.f, self.f)
         return self._rank_two(self.v * self.v, self.f, f2)
 
     def predict(self) -> Array:
@@ -85,6 +94,6 @@ class NormalisedPoint(HeadPoint):
             m = xp.where(start.m > self.m, start.m, self.m)
             scale0, scale1 = xp.exp(start.m - m)[..., 0], xp.exp(self.m - m)[..., 0]
             a0, a1 = start.alpha[..., 0] * scale0, self.alpha[..., 0] * scale1
-            d0, d1 = xp.sum(start.u1 * dz, axis=-1) * scale0, xp.sum(self.u1 * dz, axis=-1) * scale1
+            d0, d1 = a0 * xp.vecdot(start.v, dz), a1 * xp.vecdot(self.v, dz)
             meet = a0 + d0 * ((a1 - d1 - a0) / (d0 - d1))
             return xp.isfinite(self.value) & ((d0 >= 0) | (d1 <= 0) | (meet > 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..activations import Activation
 from ..backend import Array, namespace, quiet
 from ..curvature import Curvature, symmetric_2x2
+from ..errors import DomainError
 from .base import Head, HeadPoint
 
 
@@ -68,6 +69,12 @@ class RescaledPoint(HeadPoint):
             return self._with_diagonal(self.g1 * self.g1 + namespace(self.u).abs(self.g2 * self.r_b))
 
     def predict(self) -> Array:
-        """The normalised u/alpha, which the loss compares with b."""
+        """The normalised u/alpha, which the loss compares with b; not defined where alpha is 0."""
+        xp = namespace(self.alpha)
+        if bool(xp.any(self.alpha == 0)):
+            raise DomainError(
+                "the normaliser alpha = sum g(A x) is 0 at x, so there is no prediction u/alpha (the rescaled loss has "
+                "a trivial minimum where u vanishes): start elsewhere."
+            )
         with quiet():
             return self.u / self.alpha

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+import functools
+import weakref
 from collections.abc import Callable, Sequence
 
 from .. import backend as B
@@ -11,6 +13,49 @@ from ..errors import InvalidArgumentError
 
 Product = Callable[[Array], tuple[Array, Array | None]]
 """v (k, d) -> H v, and A v (k, n) where that comes for free."""
+
+
+class Moments:
+    """A^T u of some vectors u that were worked out beside a gradient: its Hessian asks for them next.
+
+    Known as long as the very same vectors are around, whoever shares the rows; a copy knows nothing.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[weakref.ref, Array]] = {}
+
+    def remember(self, vectors: Sequence[Array], moments: Sequence[Array]) -> None:
+        """Keep these, in the place of all others."""
+        self._known = {id(u): (weakref.ref(u), a) for u, a in zip(vectors, moments, strict=True)}
+
+    def of(self, v: Array) -> Array | None:
+        """Return A^T v if it is known."""
+        vector, moment = self._known.get(id(v), (None, None))
+        return moment if vector is not None and vector() is v else None
+
+    def forget(self) -> None:
+        """Drop all."""
+        self._known = {}
+
+    def __reduce__(self) -> tuple:
+        return Moments, ()
+
+
+APART = 4
+"""So many rows with the largest weights are set apart when a Gram matrix is expanded about a fixed point."""
+
+
+def set_apart(D: Array, f: Array) -> tuple[Array, Array, Array]:
+    """Return the rows (k, m) where f (k, n) is largest, their D (k, m), and D with 0 in their places."""
+    xp = namespace(D)
+    everyone, rows, weights = B.arange(D.shape[-1], D), [], []
+    for _ in range(min(APART, D.shape[-1])):
+        top = xp.argmax(f, axis=-1)[:, None]
+        rows.append(top)
+        weights.append(xp.take_along_axis(D, top, axis=-1))
+        here = everyone == top
+        f, D = xp.where(here, xp.full_like(f, -xp.inf), f), xp.where(here, xp.zeros_like(D), D)
+    return xp.concat(rows, axis=-1), xp.concat(weights, axis=-1), D
 
 
 class Chain(abc.ABC):
@@ -180,6 +225,12 @@ class Map(Chain):
     @abc.abstractmethod
     def column_norms(self) -> Array:
         """The 2-norms (d,) of the columns of A."""
+
+    @functools.cached_property
+    def column_squares(self) -> Array:
+        """The squared norms (d,) of the columns, 1 for those that are zero: the units of a Hessian's diagonal."""
+        with B.quiet():
+            return B.safe_divisor(self.column_norms) ** 2
 
     @property
     @abc.abstractmethod

@@ -13,7 +13,7 @@ from ..blocked.program import add, beside
 from ..blocked.store import Store
 from ..blocked.vector import Blocked
 from ..errors import InvalidArgumentError
-from .base import Map, Product
+from .base import Map, Moments, Product
 from .dense import DenseRows
 
 
@@ -30,7 +30,7 @@ class BlockRows(Map):
     def __init__(self, store: Store):
         self.store = store
         self.n, self.d = store.n, store.d
-        self._moments: dict[int, tuple[Blocked, Array]] = {}
+        self._moments = Moments()
 
     @property
     def like(self) -> Array:
@@ -58,7 +58,7 @@ class BlockRows(Map):
         return self.store.keep(y)
 
     def release(self) -> None:
-        self._moments = {}
+        self._moments.forget()
 
     # -- passes ---------------------------------------------------------------------------------
 
@@ -69,13 +69,13 @@ class BlockRows(Map):
         return self.store.apply(_Apply(x), B.empty((*x.shape[:-1], 0), x))
 
     def adjoint(self, v: Array) -> Array:
-        known = self._moments.get(id(v))
-        return self._pass(_adjoint, v) if known is None else known[1]
+        known = self._moments.of(v)
+        return self._pass(_adjoint, v) if known is None else known
 
     def adjoint_beside(self, v: Array, others: Callable[[], Sequence[Array]]) -> Array:
         vectors = [v, *others()]
         found = self._pass(_adjoints, *vectors)
-        self._moments = {id(u): (u, a) for u, a in zip(vectors, found, strict=True)}
+        self._moments.remember(vectors, found)
         return found[0]
 
     def gram(self, D: Array, centre: Array | None = None, *, exact: bool = False) -> Array:

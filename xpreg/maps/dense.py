@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import collections
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from .. import backend as B
 from .. import kernels
 from ..backend import Array, namespace
-from .base import Map, Product
+from .base import Map, Moments, Product, set_apart
 
 PACKED_COLUMNS = 128
 """Up to this d, the Gram matrices of a stack come from one matrix product with the packed products of rows."""
@@ -32,14 +34,18 @@ class DenseRows(Map):
         self.A = A
         self.n, self.d = A.shape
         self._packed_block: tuple[slice, Array, Array] | None = None
-        self._moments: dict[int, tuple[Array, Array]] = {}
+        self._moments = Moments()
 
     @property
     def like(self) -> Array:
         return self.A
 
     def release(self) -> None:
-        self._packed_block, self._moments = None, {}
+        self._packed_block = None
+        self._moments.forget()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_packed_block": None}
 
     def to_device(self, device: str | None) -> DenseRows:
         return DenseRows(B.to_device(self.A, device))
@@ -63,18 +69,18 @@ class DenseRows(Map):
         vectors = [v, *others()]
         flat = [xp.reshape(u, (-1, self.n)) for u in vectors]
         (found,) = self.sweep(lambda rows, X: (B.times_rows(xp.concat([u[:, rows] for u in flat]), X),), once=True)
-        first = 0
-        self._moments = {}
-        for u, one in zip(vectors, flat, strict=True):
-            last = first + one.shape[0]
-            self._moments[id(u)] = u, xp.reshape(found[first:last, :], (*u.shape[:-1], self.d))
-            first = last
-        return self._moments[id(v)][1]
+        ends = list(itertools.accumulate(one.shape[0] for one in flat))
+        moments = [
+            xp.reshape(found[end - one.shape[0] : end, :], (*u.shape[:-1], self.d))
+            for u, one, end in zip(vectors, flat, ends, strict=True)
+        ]
+        self._moments.remember(vectors, moments)
+        return moments[0]
 
     def adjoint(self, v: Array) -> Array:
-        known = self._moments.get(id(v))
+        known = self._moments.of(v)
         if known is not None:
-            return known[1]
+            return known
         xp = namespace(v)
         columns = xp.reshape(v, (-1, self.n))
         if columns.shape[0] > B.FEW_COLUMNS:
@@ -145,8 +151,9 @@ class DenseRows(Map):
         def stripe(part: slice) -> tuple[Array, Array]:
             return merge(map(block, B.blocks(part, step)))
 
-        columns, largest = merge(B.in_order(stripe, B.stripes(self.A, step), self.A))
-        return xp.sqrt(columns), xp.sqrt(largest)
+        with B.quiet():
+            columns, largest = merge(B.in_order(stripe, B.stripes(self.A, step), self.A))
+            return xp.sqrt(columns), xp.sqrt(largest)
 
     @functools.cached_property
     def column_means(self) -> Array:
@@ -180,7 +187,7 @@ class DenseRows(Map):
 
         def one(D: Array, mean: Array | None) -> Array:
             top = xp.max(xp.abs(D))
-            D = D / xp.where(top > 0, top, xp.ones_like(top))  # weights of 1/n^2 squared again would underflow
+            D = D / B.safe_divisor(top)  # weights of 1/n^2 squared again would underflow
 
             def block(rows: slice, X: Array) -> tuple[Array]:
                 Y = xp.astype(X if mean is None else X - mean, xp.float32)
@@ -193,9 +200,9 @@ class DenseRows(Map):
     def _gram_of_stack(self, D: Array, centre: Array | None, mean: Array | None) -> Array:
         """All Gram matrices of a stack: packed row products P (n, d(d+1)/2), then one product D @ P.
 
-        A centred Gram is expanded about the plain mean of the rows. The row with the largest weight f is set apart,
-        so that nothing cancels when f saturates on it: the others then carry all of what is left. When f sits on
-        several rows far from the rest, digits are lost.
+        A centred Gram is expanded about the plain mean of the rows. The few with the largest weights f are set apart,
+        so that nothing cancels when f saturates on them: the others then carry all of what is left. When f sits on
+        more rows than these, far from the rest, digits are lost.
         """
         xp = namespace(D)
         rows_i, _, unpack = self._packing
@@ -205,25 +212,25 @@ class DenseRows(Map):
                 packed += D[:, rows] @ products
             return xp.reshape(xp.take(packed, unpack, axis=1), (-1, self.d, self.d))
         origin = self.column_means
-        top = xp.argmax(centre, axis=-1)
-        D_top = xp.take_along_axis(D, top[:, None], axis=-1)  # (k, 1)
-        D = xp.where(B.arange(self.n, D) == top[:, None], xp.zeros_like(D_top), D)
+        top, D_top, D = set_apart(D, centre)
         packed = B.zeros((D.shape[0], rows_i.shape[0]), self.A)
         moment = B.zeros((D.shape[0], self.d), self.A)
         for rows, X, products in self._packed(origin):
             packed += D[:, rows] @ products
             moment += D[:, rows] @ X
         G = xp.reshape(xp.take(packed, unpack, axis=1), (-1, self.d, self.d))
-        a_top = xp.take(self.A, top, axis=0) - mean
+        a_top = xp.reshape(xp.take(self.A, xp.reshape(top, (-1,)), axis=0), (*top.shape, self.d)) - mean[:, None, :]
         mean = mean - origin
         half = moment - 0.5 * xp.sum(D, axis=-1, keepdims=True) * mean
-        left, right = xp.stack([half, mean, D_top * a_top], axis=1), xp.stack([-mean, -half, a_top], axis=1)
+        left = xp.concat([half[:, None, :], mean[:, None, :], D_top[:, :, None] * a_top], axis=1)
+        right = xp.concat([-mean[:, None, :], -half[:, None, :], a_top], axis=1)
         return G + left.mT @ right
 
     def _packed(self, origin: Array | None) -> Iterator[tuple[slice, Array, Array]]:
         """Yield blocks of rows, less ``origin``, and their packed products; one block is kept for the next time."""
-        if origin is not None and self._packed_block is not None:
-            yield self._packed_block
+        kept = self._packed_block  # of all rows; another thread may drop it
+        if origin is not None and kept is not None:
+            yield kept
             return
         xp = namespace(self.A)
         rows_i, rows_j, _ = self._packing
@@ -247,7 +254,9 @@ class DenseRows(Map):
         if stream is None:
             return product
 
-        def fused(v: Array) -> tuple[Array, None]:
+        def fused(v: Array) -> tuple[Array, Array | None]:
+            if v.shape[0] > 1:
+                return product(v)
             y = stream.gram_sums(self.A, D[0, :], v[0, :], centre=None if mean is None else mean[0, :]).y
             return namespace(D).astype(y, v.dtype, copy=False)[None, :], None
 

@@ -8,10 +8,7 @@ from typing import Any
 
 from .. import backend as B
 from ..backend import Array, namespace
-from .base import Map, Product
-
-APART = 4
-"""So many rows, those of the largest weights f, are set apart from a centred sparse Gram matrix."""
+from .base import Map, Product, set_apart
 
 CANCELLED = 0.1
 """A column of which centring leaves less than this share of its squares is done again."""
@@ -33,7 +30,7 @@ class SparseRows(Map):
     CPU), and else from dense blocks of rows, as that of `DenseRows`.
 
     A sparse row cannot be centred, so the sparse product is expanded: with mu = A^T f and m = A^T D,
-    A_c^T D A_c = A^T D A - m mu^T - mu m^T + (sum D) mu mu^T. That cancels where f saturates on few rows: the APART
+    A_c^T D A_c = A^T D A - m mu^T - mu m^T + (sum D) mu mu^T. That cancels where f saturates on few rows: the few
     rows of the largest f are set apart and centred, the others carry what is left. It also cancels in columns whose
     entries are nearly equal (an intercept): where sum |D| (a_ij - mu_j)^2 is below CANCELLED sum |D| a_ij^2, the column
     is done again, centred before it is squared. Measured in float64 for exponents up to 30 with f on two rows: errors
@@ -121,14 +118,8 @@ class SparseRows(Map):
 
     def _centred_gram(self, D: Array, f: Array, mean: Array) -> Array:
         xp = namespace(D)
-        everyone, apart = B.arange(self.n, D), []
-        rest = D
-        for _ in range(min(APART, self.n)):
-            apart.append(xp.argmax(f))
-            here = everyone == apart[-1]
-            f, rest = xp.where(here, -1.0 + 0.0 * f, f), xp.where(here, 0.0 * rest, rest)
-        top = xp.stack(apart)
-        D_top, a_top = xp.take(D, top), self.take_rows(top) - mean
+        top, D_top, rest = (v[0, :] for v in set_apart(D[None, :], f[None, :]))
+        a_top = self.take_rows(top) - mean
         m = self.A.T @ rest
         half = m - 0.5 * xp.sum(rest) * mean
         G = B.csr_gram(self.A, self._AT, rest) - half[:, None] * mean - mean[:, None] * half

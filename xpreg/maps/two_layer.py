@@ -91,11 +91,13 @@ class TwoLayer(Chain):
         xp = namespace(self.like)
         blocks = [xp.max(xp.abs(self.A2.A[rows, :]), axis=0) for rows in self.A2.blocks()]
         largest = xp.max(xp.stack(blocks), axis=0)
-        return xp.where(largest > 0, 1.0 / xp.where(largest > 0, largest, xp.ones_like(largest)), largest)
+        return xp.where(largest > 0, 1.0 / B.safe_divisor(largest), largest)
 
 
 class Cell(Map):
     """N = A2 S A1, the derivative of the two layers, one S (k, n) for each problem of a stack."""
+
+    hands_out_rows = True
 
     def __init__(self, layers: TwoLayer, S: Array):
         self.layers, self.S = layers, S
@@ -139,7 +141,7 @@ class Cell(Map):
         for start in range(0, self.S.shape[0], step):
             problems = slice(start, min(start + step, self.S.shape[0]))
             SA1 = self.S[problems, :, None] * self.A1.A
-            for rows in B.blocks(slice(0, self.n), B.sweep_rows(self.like, size * SA1.shape[0], BLOCK_BYTES)):
+            for rows in B.blocks(slice(0, self.n), B.sweep_rows(self.A2.A, size * SA1.shape[0], BLOCK_BYTES)):
                 yield problems, rows, self.A2.A[rows, :] @ SA1
 
     def gram(self, D: Array, centre: Array | None = None, *, exact: bool = False) -> Array:

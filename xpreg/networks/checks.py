@@ -13,13 +13,6 @@ if TYPE_CHECKING:
     from .network import TwoLayerNetwork
 
 
-def sizes(**values: int) -> None:
-    """Require positive whole numbers."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InvalidArgumentError(f"{name} is {value!r}, but a positive integer is needed.")
-
-
 def weights(W: Array, a: Array, *, one_output: bool) -> None:
     """Require finite W (d, m), and signs a (m,) or (m, k)."""
     xp = B.common_namespace(W=W, a=a)

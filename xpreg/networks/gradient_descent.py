@@ -144,7 +144,7 @@ class BatchGradientDescent(GradientDescent):
 
 def stuck(loss: float, decrease: float, like: Array) -> TrainStatus:
     """Tell a minimum, where a step promises a ``decrease`` below the rounding of the loss, from a failure."""
-    rounding = 16 * float(B.namespace(like).finfo(like.dtype).eps)
+    rounding = 16 * B.eps(like)
     return TrainStatus.STATIONARY if decrease <= rounding * loss else TrainStatus.STALLED
 
 

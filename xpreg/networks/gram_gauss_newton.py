@@ -39,6 +39,9 @@ CG_TOL = 1e-3
 
 CG_MAXITER = 1000
 
+READ_EVERY = 8
+"""Iterations between two looks at the residual, where looking costs a synchronisation."""
+
 STATE = ("dense", "ridge", "singular", "first")
 """Numbers that one iteration hands to the next."""
 
@@ -101,7 +104,7 @@ class GramGaussNewton:
     def advance(self, network: TwoLayerNetwork, nit: int, loss: float) -> Move:
         """Do one iteration from ``network``, whose loss is given."""
         H = self._kernel(network) if self.dense else None
-        floor = 10 * float(B.namespace(self.X).finfo(self.X.dtype).eps) * self.R.shape[0] * self.R.shape[1]
+        floor = 10 * B.eps(self.X) * self.R.shape[0] * self.R.shape[1]
         while True:
             last = self.ridge >= RIDGE_MAX
             D, inner = self._solve_cg(math.sqrt(2 * loss)) if H is None else (self._solve_dense(H), NAN)
@@ -177,7 +180,11 @@ class GramGaussNewton:
             D, R = D + t * Q, R - t * JQ
             S = self.at.pull(R) - ridge * D
             gamma, previous = xp.sum(S * S), gamma
-            if B.read(xp.astype((xp.sum(R * R) <= target_R) | ~(gamma > target_S), gamma.dtype))[0]:
+            done = (xp.sum(R * R) <= target_R) | ~(gamma > target_S)
+            known = B.peek(done)
+            if known is None and iterations % READ_EVERY == 0:
+                known = B.read(xp.astype(done, gamma.dtype))[0] != 0
+            if known is not None and known:
                 break
             Q = S + (gamma / previous) * Q
         return D, iterations

@@ -9,7 +9,7 @@ from .. import backend as B
 from ..backend import Array
 from ..errors import InvalidArgumentError
 from . import checks, memory
-from .linearise import responses, row_slices
+from .linearise import responses
 
 if TYPE_CHECKING:
     from .network import TwoLayerNetwork
@@ -158,7 +158,7 @@ def _fill(kernel: Kernel, X: Array, X2: Array | None, out: Any, rows: int, keep:
     on_host = B.peek(out) is not None and B.peek(X) is None
     symmetric = X2 is None
     points1, points2 = X, X if X2 is None else X2
-    slices1, slices2 = row_slices(points1.shape[0], rows), row_slices(points2.shape[0], rows)
+    slices1, slices2 = B.even_slices(points1.shape[0], rows), B.even_slices(points2.shape[0], rows)
     kept: dict[int, Array] = {}
     finite = B.full((), True, X, dtype=xp.bool)
     with B.quiet():

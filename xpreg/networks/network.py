@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import abc
 import copy
+import math
 from typing import Any, ClassVar, Self
 
 from .. import backend as B
+from ..arguments import require_integers, require_number, require_one_of
 from ..backend import Array
 from ..errors import DomainError, InvalidArgumentError
 from . import checks, kernels, memory
@@ -110,7 +112,10 @@ class TwoLayerNetwork(abc.ABC):
         like: Any,
         dtype,
     ) -> Self:
-        checks.sizes(d=d, m=m, **({} if k is None else {"k": k}))
+        require_integers(d=d, m=m, **({} if k is None else {"k": k}))
+        require_number("sigma", sigma, lambda v: 0 <= v < math.inf, "a number >= 0")
+        if like is None:
+            require_one_of("dtype", dtype, ("float64", "float32"))
         if pairs and m % 2:
             raise InvalidArgumentError(f"m is {m}, but pairs=True needs an even number of neurons: m={m + 1}.")
         anchor = B.scratch(device, dtype) if like is None else B.to_device(like, device)

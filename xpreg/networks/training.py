@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import backend as B
+from ..arguments import require_integers, require_number
 from ..backend import Array
 from ..errors import DomainError, InvalidArgumentError
 from . import checkpoint as store
@@ -108,8 +109,14 @@ def train(
     >>> result.status.name, result.network.predict(X).round(5)
     ('CONVERGED', array([ 1. ,  0.5, -1. ]))
     """
+    if not isinstance(network, TwoLayerNetwork):
+        raise InvalidArgumentError(
+            f"network is a {type(network).__name__}, but an ExpNetwork or SoftmaxNetwork is needed."
+        )
+    if validation is not None and (not isinstance(validation, tuple | list) or len(validation) != 2):
+        raise InvalidArgumentError(f"validation is {validation!r:.60}, but a pair (X, y) is needed.")
     if device is not None:
-        network, X, y = network.to_device(device), B.to_device(X, device), B.to_device(y, device)
+        network, X, y = network.to_device(device), B.to_device(X, device, "X"), B.to_device(y, device, "y")
         validation = None if validation is None else tuple(B.to_device(v, device) for v in validation)
     checks.points(network, X=X, y=y)
     if validation is not None:
@@ -127,6 +134,7 @@ def train(
         track=track,
         track_every=track_every,
         checkpoint_every=checkpoint_every,
+        callback=callback,
     )
     Y = network._to_columns(y)
     advance = _method(
@@ -287,20 +295,19 @@ def _method(method, network, X, Y, *, step, batch_size, momentum, damping, gram,
 
 
 def _check_options(
-    *, maxiter, tol, gtol, patience, step, momentum, damping, batch_size, track, track_every, checkpoint_every
+    *, maxiter, tol, gtol, patience, step, momentum, damping, batch_size, track, track_every, checkpoint_every, callback
 ) -> None:
-    checks.sizes(patience=patience, track_every=track_every, checkpoint_every=checkpoint_every)
-    if maxiter != 0:
-        checks.sizes(maxiter=maxiter)
+    require_integers(patience=patience, track_every=track_every, checkpoint_every=checkpoint_every)
+    require_integers(0, maxiter=maxiter)
     if batch_size is not None:
-        checks.sizes(batch_size=batch_size)
-    for name, value, fine, needed in (
-        ("tol", tol, tol >= 0, "a number >= 0"),
-        ("gtol", gtol, gtol >= 0, "a number >= 0"),
-        ("step", step, step is None or 0 < step < math.inf, "a positive number, or None"),
-        ("momentum", momentum, 0 <= momentum < 1, "a number in [0, 1)"),
-        ("damping", damping, 0 <= damping < math.inf, "a number >= 0"),
-        ("track", track, not isinstance(track, str) and set(track) <= set(TRACKABLE), f"a sequence out of {TRACKABLE}"),
-    ):
-        if not fine:
-            raise InvalidArgumentError(f"{name} is {value!r}, but {needed} is needed.")
+        require_integers(batch_size=batch_size)
+    require_number("tol", tol, lambda v: v >= 0, "a number >= 0")
+    require_number("gtol", gtol, lambda v: v >= 0, "a number >= 0")
+    if step is not None:
+        require_number("step", step, lambda v: 0 < v < math.inf, "a positive number, or None")
+    require_number("momentum", momentum, lambda v: 0 <= v < 1, "a number in [0, 1)")
+    require_number("damping", damping, lambda v: 0 <= v < math.inf, "a number >= 0")
+    if isinstance(track, str) or not set(track) <= set(TRACKABLE):
+        raise InvalidArgumentError(f"track is {track!r}, but a sequence out of {TRACKABLE} is needed.")
+    if callback is not None and not callable(callback):
+        raise InvalidArgumentError(f"callback is a {type(callback).__name__}, but a function of a record is needed.")

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 from .. import backend as B
 from .. import sampling
+from ..arguments import require_integers, require_number, require_one_of
 from ..backend import Array, namespace
-from ..curvature import Curvature, Hessian
+from ..curvature import Curvature
 from ..errors import InvalidArgumentError
 from ..maps import Map
 from ..maps.two_layer import Cell
 from ..problem import Point, Problem
-from ..scaling import REPAIR_SHIFT, whiten
+from ..scaling import whiten
 from .base import Direction
 from .kinked import minimum_with_kinks, on_kinks
 from .newton_cg import NewtonCG, Variables
+from .whitening import Diagonal, positive_diagonals, repair_shift, times, whitened, with_low_rank
 
 SKETCH_COLUMNS = 16
 """Gaussian columns that estimate the leverage scores of a preconditioner: one read of A, a relative error of 0.35."""
 
 REFRESH = 0.2
 """The preconditioner is drawn anew when this share of the weights D has moved to other rows."""
-
-FLOOR = 0.1
-"""Smallest eigenvalue that the low-rank part may leave in a whitened sample; below, it is raised to this."""
-
-
-Diagonal = tuple[Map, Array, Array | None]
-"""Rows, weights D (k, n) >= 0 and their centre (k, n) or None: one term A_c^T diag(D) A_c of H_+."""
 
 
 class ApproximateNewton(NewtonCG):
@@ -62,11 +58,11 @@ class ApproximateNewton(NewtonCG):
     Parameters
     ----------
     reading : ``"preconditioner"`` or ``"papers"``
-    rows_per_column : about so many times d rows are kept (first reading)
-    eps, delta : the promise of SubSample (second reading)
-    diagonal : ``"curvature"`` or ``"regulariser"`` (second reading)
-    scores : ``"auto"``, ``"exact"`` or ``"sketch"``, see `xpreg.sampling.subsample` (second reading)
-    step : ``"newton"`` or ``"greedy"`` (second reading)
+    rows_per_column : about so many times d rows are kept (first reading); default 20
+    eps, delta : the promise of SubSample (second reading); default 0.25 and 0.1
+    diagonal : ``"curvature"``, the default, or ``"regulariser"`` (second reading)
+    scores : ``"auto"``, the default, ``"exact"`` or ``"sketch"``, see `xpreg.sampling.subsample` (second reading)
+    step : ``"newton"``, the default, or ``"greedy"`` (second reading)
     seed : same seed, same samples on every backend
     max_products : limit of products per step (first reading); default 2 d, at most 1000
 
@@ -82,35 +78,34 @@ class ApproximateNewton(NewtonCG):
     def __init__(
         self,
         reading: str = "preconditioner",
-        rows_per_column: float = 20,
-        eps: float = 0.25,
-        delta: float = 0.1,
-        diagonal: str = "curvature",
-        scores: str = "auto",
-        step: str = "newton",
+        rows_per_column: float | None = None,
+        eps: float | None = None,
+        delta: float | None = None,
+        diagonal: str | None = None,
+        scores: str | None = None,
+        step: str | None = None,
         seed: int = 0,
         max_products: int | None = None,
     ):
         super().__init__(max_products)
-        for name, value, known in (
-            ("reading", reading, ("preconditioner", "papers")),
-            ("diagonal", diagonal, ("curvature", "regulariser")),
-            ("scores", scores, ("auto", "exact", "sketch")),
-            ("step", step, ("newton", "greedy")),
-        ):
-            if value not in known:
-                raise InvalidArgumentError(f"{name} is {value!r}, but one of {', '.join(map(repr, known))} is needed.")
-        if step == "greedy" and reading != "papers":
-            raise InvalidArgumentError("step is 'greedy', but that is a rule of the papers' steps: reading='papers'.")
-        if not isinstance(rows_per_column, int | float) or not rows_per_column >= 1:
-            raise InvalidArgumentError(f"rows_per_column is {rows_per_column!r}, but a number >= 1 is needed.")
-        for name, number in (("eps", eps), ("delta", delta)):
-            if not isinstance(number, int | float) or not 0 < number < 1:
-                raise InvalidArgumentError(f"{name} is {number!r}, but a number between 0 and 1 is needed.")
-        if not isinstance(seed, int) or seed < 0:
-            raise InvalidArgumentError(f"seed is {seed!r}, but an integer >= 0 is needed.")
-        self.reading, self.rows_per_column, self.eps, self.delta = reading, rows_per_column, eps, delta
-        self.diagonal, self.scores, self.step, self.seed = diagonal, scores, step, seed
+        require_one_of("reading", reading, ("preconditioner", "papers"))
+        first = {"rows_per_column": rows_per_column, "max_products": max_products}
+        second = {"eps": eps, "delta": delta, "diagonal": diagonal, "scores": scores, "step": step}
+        for name, value in (first if reading == "papers" else second).items():
+            if value is not None:
+                other = "preconditioner" if reading == "papers" else "papers"
+                raise InvalidArgumentError(f"{name} is {value!r}, but that is an option of reading={other!r}.")
+        self.reading, self.seed = reading, seed
+        self.rows_per_column = 20 if rows_per_column is None else rows_per_column
+        self.eps, self.delta = 0.25 if eps is None else eps, 0.1 if delta is None else delta
+        self.diagonal, self.scores, self.step = diagonal or "curvature", scores or "auto", step or "newton"
+        require_one_of("diagonal", self.diagonal, ("curvature", "regulariser"))
+        require_one_of("scores", self.scores, ("auto", "exact", "sketch"))
+        require_one_of("step", self.step, ("newton", "greedy"))
+        require_number("rows_per_column", self.rows_per_column, lambda v: 1 <= v < math.inf, "a number >= 1")
+        require_number("eps", self.eps, lambda v: 0 < v < 1, "a number between 0 and 1")
+        require_number("delta", self.delta, lambda v: 0 < v < 1, "a number between 0 and 1")
+        require_integers(0, seed=seed)
 
     def start(self, problem: Problem) -> None:
         super().start(problem)
@@ -154,7 +149,7 @@ class ApproximateNewton(NewtonCG):
             curvature, nothing_cut = Curvature(curvature.D), xp.zeros_like(nothing_cut)
         self.kept = []
         G = on_kinks(point, sum(self._gram(*diagonal, self._papers_draw(len(diagonals)))[0] for diagonal in diagonals))
-        T, ridge = whiten(G)
+        T, ridge = whiten(G, point.problem.rows.inner.column_squares)
         T, positive = with_low_rank(T, point.hessian(curvature))
         p, slope = -times(T, times(T.mT, point.step_grads)), None
         if point.problem.rows.has_kinks:  # softmax heads: no low rank
@@ -168,14 +163,15 @@ class ApproximateNewton(NewtonCG):
         diagonals = positive_diagonals(point, curvature)
         if again or self._has_moved(diagonals, point.rows):
             G, watched = self._preconditioner_gram(diagonals, point.rows)
-            T, ridge = whiten(G, repair_shift(G) if again else 0.0)
+            squares = point.problem.rows.inner.column_squares
+            T, ridge = whiten(G, squares, repair_shift(G) if again else 0.0)
             if not again:
                 self.state = {"g0": self.state["g0"]} if "g0" in self.state else {}
                 self.state |= watched | {"T": T, "ridge": ridge}
         else:
             T, ridge = self.state["T"], self.state["ridge"]
         T, _ = with_low_rank(T, point.hessian(curvature))
-        return Variables(lambda y: times(T, y), lambda g: times(T.mT, g), ridge)
+        return whitened(T, ridge)
 
     def _has_moved(self, diagonals: list[Diagonal], rows: Map) -> bool:
         """Whether sum |D - D_old| y > REFRESH sum D_old y: y weighs the rows by what they are worth, large or small.
@@ -188,7 +184,7 @@ class ApproximateNewton(NewtonCG):
         shares = [xp.max(xp.abs(S - self.state[name])) for name, S in _pattern(rows).items() if sampled]
         for D, name, weight in sampled:
             old, y = self.state[name], self.state[weight]
-            shares.append(xp.max(xp.sum(xp.abs(D - old) * y, axis=-1) / sampling.nonzero(xp.sum(old * y, axis=-1))))
+            shares.append(xp.max(xp.sum(xp.abs(D - old) * y, axis=-1) / B.safe_divisor(xp.sum(old * y, axis=-1))))
         return not sampled or bool(xp.max(xp.stack(shares)) > REFRESH)
 
     def sample_size(self, rows: Map) -> int:
@@ -264,23 +260,6 @@ class ApproximateNewton(NewtonCG):
         return promised, kept, min(bounds), max(bounds)
 
 
-def repair_shift(G: Array) -> float:
-    """Return the relative shift of a positive semidefinite stand-in that may be singular."""
-    return REPAIR_SHIFT if G.dtype == namespace(G).float64 else REPAIR_SHIFT**0.5
-
-
-def _positive(D: Array) -> Array:
-    return namespace(D).where(D > 0, D, namespace(D).zeros_like(D))
-
-
-def positive_diagonals(point: Point, curvature: Curvature) -> list[Diagonal]:
-    """Return the diagonals of a curvature, made positive: D over A or N, and what two layers have over A1."""
-    found: list[Diagonal] = [(point.rows, _positive(curvature.D), curvature.centre)]
-    if curvature.inner is not None:
-        found.append((point.rows.inner, _positive(curvature.inner), None))
-    return found
-
-
 def _pattern(rows: Map) -> dict[str, Array]:
     """Return the S of a cell, to be watched: rows of N change with it."""
     return {"S": rows.S} if isinstance(rows, Cell) else {}
@@ -291,28 +270,3 @@ def _spread(T: Array) -> Array:
     xp = namespace(T)
     sigma = xp.linalg.svdvals(T / xp.linalg.vector_norm(T, axis=-1, keepdims=True))
     return (sigma[:, -1] / sigma[:, 0]) ** 2
-
-
-def times(T: Array, y: Array) -> Array:
-    """Return T y for T (k, d, d) and y (k, d)."""
-    return (T @ y[..., None])[..., 0]
-
-
-def with_low_rank(T: Array, hessian: Hessian) -> tuple[Array, Array]:
-    """Return T with the low-rank part taken in, and whether H~ was positive definite (k,).
-
-    T^T (G + P^T K P) T = I + Q^T K Q, Q = P T (r, d): its eigenvalues 1 + lam off 1 are those of an (r, r) matrix.
-    """
-    xp = namespace(T)
-    P, K = hessian.low_rank, hessian.curvature.K
-    if P is None:
-        return T, xp.ones_like(T[:, 0, 0]) > 0
-    if P.shape[-2] > P.shape[-1]:  # fewer columns than the rank: d = 1
-        lam, V = xp.linalg.eigh((P @ T).mT @ (K @ (P @ T)))
-    else:
-        O, R = xp.linalg.qr((P @ T).mT, mode="reduced")
-        lam, V = xp.linalg.eigh(R @ K @ R.mT)
-        V = O @ V  # (k, d, r)
-    positive = xp.all(1.0 + lam > FLOOR, axis=-1)
-    stretch = 1.0 / xp.sqrt(xp.where(1.0 + lam > FLOOR, 1.0 + lam, FLOOR * xp.ones_like(lam))) - 1.0
-    return T + (T @ V) * stretch[:, None, :] @ V.mT, positive

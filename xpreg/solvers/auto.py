@@ -135,6 +135,10 @@ class Auto(Method):
         self.decided = True
         return start.direction
 
+    @property
+    def working(self) -> Method:
+        return self.method
+
     def repair(self, point: Point, direction: Direction, bad: Any, stationary: Any) -> Direction:
         self.repaired, before = True, direction.products
         repaired = self.method.repair(point, direction, bad, stationary)

@@ -65,6 +65,11 @@ class Method(abc.ABC):
         already and whose curvature has not been seen yet: there the direction must say ``convex`` or escape.
         """
 
+    @property
+    def working(self) -> Method:
+        """The method that finds the directions: itself, unless it leaves that to another one."""
+        return self
+
     def repair(self, point: Point, direction: Direction, bad: Any, stationary: Any) -> Direction:
         """Replace the direction of the problems ``bad``, a boolean array (k,) on the host."""
         return direction  # no other direction: the run ends here

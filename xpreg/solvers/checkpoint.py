@@ -79,6 +79,10 @@ class RunCheckpoint(checkpoint.Checkpoint):
             The file is missing, is no checkpoint, or belongs to another run.
         """
         meta, arrays = self.read()
+        with self.intact():
+            return self._load(meta, arrays)
+
+    def _load(self, meta: dict, arrays: dict) -> tuple[int, list[Finished], list[IterationRecord]]:
         for name, (value, size) in self.sums.items():
             if not (abs(arrays[name] - B.to_numpy(value)) <= B.to_numpy(size)).all():
                 raise self.foreign("A")
@@ -99,6 +103,10 @@ class RunCheckpoint(checkpoint.Checkpoint):
         if self.saved is None:
             return
         (meta, arrays), self.saved = self.saved, None
+        with self.intact():
+            self._restore(loop, history, meta, arrays)
+
+    def _restore(self, loop: Loop, history: list[IterationRecord], meta: dict, arrays: dict) -> None:
         like = loop.point.x
         for name in HOST_ARRAYS:
             setattr(loop, name, arrays[f"loop_{name}"])
@@ -106,7 +114,10 @@ class RunCheckpoint(checkpoint.Checkpoint):
         if len(loop.ids) < problem.size:
             problem = problem.take(B.new(loop.ids, like, dtype=namespace(like).int64))
         y = place(arrays["y"], like) if "y" in arrays else None
-        loop.point = problem.point(place(arrays["x"], like), y)
+        x = place(arrays["x"], like)
+        if tuple(x.shape) != (problem.size, problem.d) or not bool(namespace(x).all(namespace(x).isfinite(x))):
+            raise ValueError(f"x has shape {tuple(x.shape)}, or is not finite")
+        loop.point = problem.point(x, y)
         B.read(loop.point.values, namespace(like).sum(loop.point.least_grads, axis=-1))  # as the search left them
         loop.reach = place(arrays["reach"], like)
         loop.nit, loop.resumed, loop.done = meta["nit"], meta["resumed"], _unpack("done", arrays, like)
@@ -123,7 +134,7 @@ SAME = "problem, start, method, options and tol"
 
 def combination(rows: Any) -> tuple[Array, Array]:
     """Return A^T v (d,) for a fixed random v, and how far rounding may change it."""
-    slack = float(namespace(rows.like).finfo(rows.like.dtype).eps) ** 0.75 * rows.n**0.5
+    slack = B.eps(rows.like) ** 0.75 * rows.n**0.5
     return rows.combination(), slack * rows.column_norms
 
 

@@ -108,17 +108,20 @@ def minimize(
     _check_limits(tol, maxiter)
     _check_checkpoint(checkpoint, checkpoint_every, resume)
     with B.using(device):
-        problem, x0 = problem.to_device(device), B.to_device(x0, device)
+        problem, x0 = problem.to_device(device), B.to_device(x0, device, "x0")
         problem, x = _start(problem, x0)
         keeper = None
         if checkpoint is not None:
             facts = {"method": method, "options": sorted(options.items()), "tol": float(tol)}
             keeper = RunCheckpoint(checkpoint, checkpoint_every, problem, x, facts, maxiter)
-        with B.shared(problem.rows.like):
-            result = _minimize(problem, x, solver, float(tol), maxiter, callback, keeper, resume)
+        try:
+            with B.shared(problem.rows.like):
+                result = _minimize(problem, x, solver, float(tol), maxiter, callback, keeper, resume)
+        finally:
+            problem.rows.release()
         if not certify:
             return result
-        certificate = evaluation.certify(problem, result.x, history=result.history, method=solver)
+        certificate = evaluation.certify(problem, result.x, history=result.history, method=solver.working)
         return dataclasses.replace(result, certificate=certificate)
 
 
@@ -173,7 +176,6 @@ def _minimize(
         for one in done:
             one.ids += start
         finished += done
-    problem.rows.release()
     result = _assemble(problem, finished, history, counts, tol, maxiter)
     account = solver.account()
     return dataclasses.replace(result, message=f"{result.message}; {account}") if account else result

@@ -27,6 +27,7 @@ class GradientDescent(Method):
         gg = xp.sum(g * g, axis=-1)
         bend = point.hessian().quadratic(g)  # <g, H g> from q = A g
         one = xp.ones_like(gg)
+        bend = xp.abs(bend)  # where the curvature is negative, its size still has the right unit
         fallback = xp.where(bend > 0, gg / xp.where(bend > 0, bend, one), one)
         step = fallback
         if self.state:

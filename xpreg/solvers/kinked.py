@@ -15,6 +15,7 @@ from .. import backend as B
 from ..backend import Array, namespace
 from ..kinks import choose, convex, least_in_box, product, touching
 from ..problem import Point
+from ..scaling import rounding_shift
 
 ROUNDS = 4
 """How often the faces that the last step crosses are added. What is still missing, the line search notices."""
@@ -61,8 +62,7 @@ def minimum_with_kinks(point: Point, H: Array, p: Array, ok: Array) -> tuple[Arr
 
 def _ridge(H: Array) -> Array:
     """Return the rounding error of a matrix of unit diagonal, as one: no singular matrix is solved with."""
-    d = H.shape[-1]
-    return 8.0 * d * float(namespace(H).finfo(H.dtype).eps) * B.eye(d, H)
+    return rounding_shift(H) * B.eye(H.shape[-1], H)
 
 
 def on_kinks(point: Point, H: Array) -> Array:

@@ -103,9 +103,7 @@ class Trial:
 
 def z_noise(point: Point) -> Array:
     """Estimate the rounding error (k,) of an entry of z, in one layer eps (|x| max|a_i| + 8); 8 for the activation."""
-    xp = namespace(point.x)
-    eps = float(xp.finfo(point.x.dtype).eps)
-    return eps * (point.problem.rows.rounding(point.x, point.y) + 8.0)
+    return B.eps(point.x) * (point.problem.rows.rounding(point.x, point.y) + 8.0)
 
 
 def value_noise(point: Point) -> Array:
@@ -117,31 +115,30 @@ def value_noise(point: Point) -> Array:
     D = point.gauss_newton().sensitivity()
     xp = namespace(D)
     first, second = B.row_sums(xp.abs(point.g_z), D)
-    own = 4.0 * float(xp.finfo(point.x.dtype).eps) * xp.abs(point.values)
+    own = 4.0 * B.eps(point.x) * xp.abs(point.values)
     noise = own + dz * first + 0.5 * dz * dz * second
     w2 = _weights_in_y(point)
     return noise if w2 is None else noise + y_noise(point) * xp.sum(xp.abs(w2 * point.y), axis=-1)
 
 
 def grad_noise(point: Point) -> Array:
-    """Estimate a bound (k,) of the rounding error of the largest gradient entry: max|A_j| dz (|D| + |g_z|).
+    """Estimate bounds (k, d) of the rounding errors of the gradient's entries: |A_j| dz (|D| + |g_z|).
 
     D adds up the exact and the Gauss-Newton diagonal: one of them can vanish where the other does not.
     """
-    D = point.gauss_newton().sensitivity() + point.curvature().sensitivity()
+    D = point.gauss_newton().exact_sensitivity() + point.curvature().exact_sensitivity()
     xp = namespace(D)
     norm = xp.linalg.vector_norm(D, axis=-1) + xp.linalg.vector_norm(point.g_z, axis=-1)
-    noise = xp.max(point.rows.column_norms, axis=-1) * z_noise(point) * norm
+    noise = point.rows.column_norms * (z_noise(point) * norm)[:, None]
     w2 = _weights_in_y(point)
     if w2 is None:
         return noise
-    return noise + xp.max(point.rows.inner.column_norms) * y_noise(point) * xp.linalg.vector_norm(w2)
+    return noise + point.rows.inner.column_norms * (y_noise(point) * xp.linalg.vector_norm(w2))[:, None]
 
 
 def y_noise(point: Point) -> Array:
     """Estimate the rounding error (k,) of an entry of y."""
-    eps = float(namespace(point.x).finfo(point.x.dtype).eps)
-    return eps * point.rows.inner.rounding(point.x, point.y)
+    return B.eps(point.x) * point.rows.inner.rounding(point.x, point.y)
 
 
 def _weights_in_y(point: Point) -> Array | None:

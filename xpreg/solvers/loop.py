@@ -135,7 +135,8 @@ class Loop:
         """Take one step with every running problem; return the smallest accepted step length and the label."""
         point = self.point
         self.running = running = ~self.finished
-        stationary = running & ((self.gmax <= self.threshold) | self.suspect)
+        far = self.convex & ~self.small  # a gradient that is small beside a huge first one: more steps, not a probe
+        stationary = running & ((self.gmax <= self.threshold) & ~far | self.suspect)
         direction = self.method.direction(point, stationary)
         self.counts.nhev += direction.products
         self.check(direction)
@@ -228,22 +229,28 @@ class Loop:
         index = None if mask.all() else B.indices(mask, self.point.x)
         problem, x = self.point.problem, self.point.x
         fresh = problem.point(x) if index is None else problem.take(index).point(xp.take(x, index, axis=0))
-        fun, gmax, noise = (v.copy() for v in B.read(fresh.values, largest(fresh.least_grads), grad_noise(fresh)))
+        g, noise = xp.abs(fresh.least_grads), grad_noise(fresh)
+        within = xp.astype(xp.all(g <= noise, axis=-1), g.dtype)
+        fun, gmax, rounding, within = (
+            v.copy() for v in B.read(fresh.values, xp.max(g, axis=-1), xp.max(noise, axis=-1), within)
+        )
+        precise = (within != 0) & (rounding < math.inf)
         self.counts.nfev, self.counts.ngev = self.counts.nfev + 1, self.counts.ngev + 1
 
         threshold, finished, stalled = self.threshold[mask], self.finished[mask], self.stalled[mask]
-        drifted = finished & ~stalled & (gmax > threshold) & (gmax > noise)
+        drifted = finished & ~stalled & (gmax > threshold) & ~precise
         if ending is None and drifted.any() and self.resumed < MAX_RESUMED:
             self.resumed += 1
             self.point = problem.point(x)
-            self.finished[mask.nonzero()[0][drifted]] = False
+            again = mask.nonzero()[0][drifted]
+            self.f[again], self.gmax[again] = fun[drifted], gmax[drifted]
+            self.finished[again] = self.suspect[again] = self.small[again] = False
             return
         status = self.ids[mask] * 0 + int(Status.STALLED)
-        precise = (gmax <= noise) & (noise < math.inf)
         status[precise] = int(Status.PRECISION)
         status[(gmax <= threshold) & self.small[mask]] = int(Status.CONVERGED)
         if not problem.rows.has_kinks:
-            status[(gmax == 0) & (noise == 0) & (fun > self.tol * self.scale[mask])] = int(Status.FLAT)
+            status[(gmax == 0) & ~(rounding > 0) & (fun > self.tol * self.scale[mask])] = int(Status.FLAT)
         status[self.lost[mask] | ~(gmax < math.inf)] = int(Status.STALLED)
         if ending is not None:
             solved = self.convex[mask] & ((gmax <= threshold) & self.small[mask] | precise)

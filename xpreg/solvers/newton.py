@@ -7,20 +7,19 @@ from typing import Any, ClassVar
 
 from .. import backend as B
 from ..backend import Array, namespace
-from ..problem import Point
+from ..problem import Point, Problem
+from ..scaling import rounding_shift, usable_diagonal
 from .base import Direction, Method
+from .directions import escape, merge, take
 from .kinked import minimum_with_kinks, on_kinks
 
-SHIFT = 2.0
-"""The diagonal of the Hessian grows at least by SHIFT * eps of itself, which is less than its own rounding error."""
-
-LARGER_SHIFT = 8.0
-"""LARGER_SHIFT * d * eps is about the rounding error. In float64 it takes nothing away and is there from the start; in
-float32 it would slow down ill-conditioned problems, and is tried before a Hessian without a factor counts as
-indefinite. So one that is singular up to rounding (a duplicate or constant column) still gives a step."""
+LEAST_SHIFT = 2.0
+"""The diagonal of the Hessian grows at least by LEAST_SHIFT * eps of itself, which is less than its rounding error."""
 
 HARMLESS = 1e-12
-"""A relative shift that no condition number below 1e12 notices."""
+"""A relative shift that no condition number below 1e12 notices. In float64 that of rounding is, and is there from the
+start; in float32 it would slow down ill-conditioned problems, and is tried before a Hessian without a factor counts as
+indefinite."""
 
 REPAIR_TRIALS = 4
 """How often the stand-in for an indefinite Hessian is factorised. It is singular when n < d, and gets a relative shift
@@ -34,6 +33,10 @@ class Newton(Method):
     """
 
     name: ClassVar[str] = "newton"
+
+    def start(self, problem: Problem) -> None:
+        super().start(problem)
+        _ = problem.rows.inner.column_squares  # once, and not within the first iteration
 
     def direction(self, point: Point, stationary: Any) -> Direction:
         self.H = on_kinks(point, point.hessian().dense())
@@ -65,7 +68,7 @@ class Newton(Method):
 
         def solve(point: Point, mask: Any) -> Direction:
             G = point.hessian(point.convexified()).dense()
-            shift = (1e-10 if _eps(G) < 1e-10 else 1e-5) * 100.0**trial
+            shift = (1e-10 if B.eps(G) < 1e-10 else 1e-5) * 100.0**trial
             p, ok, slope = _solve_shifted(point, G, shift)
             return Direction(p, ok, namespace(ok).zeros_like(ok), slope=slope)
 
@@ -80,14 +83,10 @@ class Newton(Method):
         return direction
 
 
-def _eps(H: Array) -> float:
-    return float(namespace(H).finfo(H.dtype).eps)
-
-
 def _shifts(H: Array) -> tuple[float, float]:
     """Return the first relative shift of H, and the larger one (maybe the same) before H counts as indefinite."""
-    larger = LARGER_SHIFT * H.shape[-1] * _eps(H)
-    return max(SHIFT * _eps(H), min(larger, HARMLESS)), larger
+    larger = rounding_shift(H)
+    return max(LEAST_SHIFT * B.eps(H), min(larger, HARMLESS)), larger
 
 
 def _rows(H: Array, mask: Any) -> Array:
@@ -103,25 +102,6 @@ def lowest_eigenpair(H: Array) -> tuple[Array, Array, Array]:
     return values[:, 0], vectors[:, :, 0], xp.max(xp.abs(values), axis=-1)
 
 
-def escape(point: Point, curvature: Array, v: Array, norm: Array) -> Direction:
-    """Leave a stationary point along v (k, d) where its curvature is negative beyond rounding; stay elsewhere.
-
-    The direction points downhill (or either way at a zero gradient), and changes an exponent by 1 at unit step.
-    """
-    xp = namespace(v)
-    rounding = 64.0 * v.shape[-1] * float(xp.finfo(v.dtype).eps)
-    size = point.head.change(point.rows.apply(v))
-    negative = (curvature < -rounding * norm) & (size > 0)
-    slope = xp.sum(v * point.least_grads, axis=-1)
-    uphill = slope > 0
-    size = xp.where(negative, size, xp.ones_like(size))
-    scale = xp.where(uphill, -1.0 / size, 1.0 / size)
-    p = xp.where(negative[:, None], v * scale[:, None], xp.zeros_like(v))
-    bend = xp.where(negative, curvature * scale * scale, xp.zeros_like(scale))
-    slope = xp.where(negative, slope * scale, xp.zeros_like(scale)) if point.problem.rows.has_kinks else None
-    return Direction(p, xp.ones_like(negative), ~negative, bend, slope)
-
-
 def _solve_shifted(point: Point, H: Array, shift: float) -> tuple[Array, Array, Array | None]:
     """Return -(H + shift diag(H))^-1 g, whether that matrix is positive definite, and None.
 
@@ -131,52 +111,10 @@ def _solve_shifted(point: Point, H: Array, shift: float) -> tuple[Array, Array, 
     A diagonal entry that is not positive counts as the largest one.
     """
     xp = namespace(H)
-    diagonal = xp.linalg.diagonal(H)
-    largest = xp.max(xp.abs(diagonal), axis=-1, keepdims=True)
-    spare = xp.where(largest > 0, largest, xp.ones_like(largest))
-    shifts = shift * xp.where(diagonal > _eps(H) * largest, diagonal, spare)
+    shifts = shift * usable_diagonal(H, point.problem.rows.inner.column_squares)
     p, ok = B.solve_if_posdef(H, point.step_grads, shifts)
-    ok = ok & xp.isfinite(largest[:, 0])
+    ok = ok & xp.isfinite(shifts[:, 0])  # all of them are infinite where one entry of the diagonal is
     if not point.problem.rows.has_kinks:
         return -p, ok, None
     p, slope = minimum_with_kinks(point, H + B.eye(H.shape[-1], H) * shifts[:, None, :], -p, ok)
     return p, ok, slope
-
-
-# -- moving between a stack and some of its problems ----------------------------------------------
-
-
-def take(point: Point, mask: Any) -> Point:
-    """Return the point of the problems in ``mask``, a boolean array on the host."""
-    if mask.all():
-        return point
-    xp = namespace(point.x)
-    indices = B.indices(mask, point.x)
-    y = namespace(point.y).take(point.y, indices, axis=0)
-    return point.problem.take(indices).point(xp.take(point.x, indices, axis=0), y)
-
-
-def merge(direction: Direction, mask: Any, part: Direction) -> None:
-    """Write the directions of the problems in ``mask`` back into those of the stack."""
-    xp = namespace(direction.p)
-    if mask.all():
-        place = None
-    else:
-        position = mask.cumsum() - 1
-        position[~mask] = 0
-        place = B.new(position, direction.p, dtype=xp.int64)
-    chosen = B.new(mask, direction.p, dtype=xp.bool)
-
-    def put(old: Array, new: Array) -> Array:
-        new = new if place is None else xp.take(new, place, axis=0)
-        return xp.where(xp.reshape(chosen, (-1,) + (1,) * (new.ndim - 1)), new, old)
-
-    direction.p, direction.q = put(direction.p, part.p), None
-    direction.ok = put(direction.ok, part.ok)
-    direction.convex = put(direction.convex, part.convex)
-    if part.bend is not None:
-        old = xp.zeros_like(direction.p[:, 0]) if direction.bend is None else direction.bend
-        direction.bend = put(old, part.bend)
-    if part.slope is not None and direction.slope is not None:
-        direction.slope = put(direction.slope, part.slope)
-    direction.products += part.products

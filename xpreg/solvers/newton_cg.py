@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from .. import backend as B
+from ..arguments import require_integers
 from ..backend import Array, namespace
 from ..curvature import Curvature
-from ..errors import InvalidArgumentError
 from ..maps.base import Product
 from ..problem import Point
 from .base import Direction, Method
+from .directions import escape, merge, take
 from .kinked import downhill
-from .newton import escape, merge, take
 
 READ_EVERY = 8
 """Products between two looks at the residuals, where looking costs a synchronisation."""
@@ -53,8 +53,8 @@ class NewtonCG(Method):
 
     def __init__(self, max_products: int | None = None):
         super().__init__()
-        if max_products is not None and (not isinstance(max_products, int) or max_products < 1):
-            raise InvalidArgumentError(f"max_products is {max_products!r}, but an integer >= 1 is needed.")
+        if max_products is not None:
+            require_integers(max_products=max_products)
         self.max_products = max_products
         self.trace: list[tuple[Array, Array]] = []
 
@@ -114,8 +114,8 @@ class NewtonCG(Method):
         xp = namespace(point.x)
         to_x, to_y, ridge, stay = variables.to_x, variables.to_y, variables.ridge, _on_kinks(point)
         g = to_y(stay(point.least_grads if rhs is None else rhs))
-        relative = scaled_norm(point) / xp.where(g0 > 0, g0, xp.ones_like(g0))
-        enough = ENOUGH * self.tol / xp.where(relative > 0, relative, xp.ones_like(relative))
+        relative = scaled_norm(point) / B.safe_divisor(g0)
+        enough = ENOUGH * self.tol / B.safe_divisor(relative)
         forcing = xp.where(relative < self.forcing**2, xp.sqrt(relative), self.forcing * xp.ones_like(relative))
         forcing = xp.where((enough > forcing) & (enough < self.forcing), enough, forcing)
         multiply = point.hessian(curvature).operator()
@@ -141,9 +141,7 @@ def _on_kinks(point: Point) -> Callable[[Array], Array]:
 
 def column_scale(point: Point) -> Array:
     """Return 1/|A_j| (d,): the diagonal T of x = T y, in which columns of A have length 1."""
-    norms = point.problem.rows.inner.column_norms
-    xp = namespace(norms)
-    return 1.0 / xp.where(norms > 0, norms, xp.ones_like(norms))
+    return 1.0 / B.safe_divisor(point.problem.rows.inner.column_norms)
 
 
 def scaled_norm(point: Point) -> Array:
@@ -184,7 +182,7 @@ def conjugate_gradients(multiply: Product, g: Array, forcing: Array, limit: int,
     trace : gets, per product, the step length and the ratio of squared residuals (k,): what Ritz values are made of
     """
     xp = namespace(g)
-    tiny = float(xp.finfo(g.dtype).eps)
+    tiny = B.eps(g)
     p, r, v = xp.zeros_like(g), g, -g
     rr = xp.sum(r * r, axis=-1)
     target = rr * forcing * forcing
@@ -212,7 +210,7 @@ def conjugate_gradients(multiply: Product, g: Array, forcing: Array, limit: int,
             q = xp.where((running & ~positive)[:, None], xp.ones_like(step), step) * Av
         rr_new = xp.sum(r * r, axis=-1)
         running = going & (rr_new > target)
-        ratio = xp.where(running, rr_new / xp.where(rr > 0, rr, xp.ones_like(rr)), xp.zeros_like(rr))
+        ratio = xp.where(running, rr_new / B.safe_divisor(rr), xp.zeros_like(rr))
         v = xp.where(running[:, None], ratio[:, None] * v - r, v)
         if trace is not None:
             trace.append((step[:, 0], ratio))

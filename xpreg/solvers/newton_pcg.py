@@ -8,14 +8,17 @@ from ..backend import Array, namespace
 from ..curvature import Curvature
 from ..errors import InvalidArgumentError
 from ..problem import Point, Problem
-from ..scaling import SHIFT, whiten
-from .approximate_newton import positive_diagonals, repair_shift, times, with_low_rank
+from ..scaling import rounding_shift, whiten
 from .base import Direction
 from .kinked import on_kinks
 from .newton_cg import NewtonCG, Variables
+from .whitening import positive_diagonals, repair_shift, whitened, with_low_rank
 
 MANY = 0.5
 """A step with more products than this share of what a Gram matrix costs asks for a new preconditioner."""
+
+LEAST_LIMIT = 8
+"""Products that a step may take at least, where a Gram matrix costs hardly more than one."""
 
 POOR = 6
 """A new preconditioner that takes more products than this has lost too many digits in float32."""
@@ -55,7 +58,7 @@ class NewtonPCG(NewtonCG):
 
     @property
     def limit(self) -> int | None:
-        return self.max_products or max(4, int(self.gram_products))
+        return self.max_products or max(LEAST_LIMIT, int(self.gram_products))
 
     def direction(self, point: Point, stationary: Any) -> Direction:
         grams = self.grams
@@ -64,7 +67,9 @@ class NewtonPCG(NewtonCG):
         made = self.grams > grams
         new = f"new {'float32 ' if self.rough else ''}preconditioner"
         direction.label += f", {new if made else f'preconditioner of {self.age} iterations ago'}"
-        self.stale = direction.products > max(4, MANY * self.gram_products)
+        limit = self.limit
+        assert limit is not None
+        self.stale = direction.products > min(max(4, MANY * self.gram_products), limit - 1)
         if made and self.rough and direction.products > POOR:
             self.rough, self.stale = False, True
         direction.products += made
@@ -84,16 +89,11 @@ class NewtonPCG(NewtonCG):
         return whitened(T, ridge)
 
     def _whitener(self, point: Point, curvature: Curvature, again: bool) -> tuple[Array, Array]:
-        parts = positive_diagonals(point, curvature)
+        parts, squares = positive_diagonals(point, curvature), point.problem.rows.inner.column_squares
         if not self.rough:
             G = on_kinks(point, sum(rows.gram(D, centre) for rows, D, centre in parts))
-            return whiten(G, repair_shift(G) if again else 0.0)
+            return whiten(G, squares, repair_shift(G) if again else 0.0)
         G = on_kinks(point, sum(rows.rough_gram(D, centre) for rows, D, centre in parts))
         xp = namespace(G)
-        T, shift = whiten(G, SHIFT * point.problem.d * float(xp.finfo(xp.float32).eps))
+        T, shift = whiten(G, squares, rounding_shift(G, float(xp.finfo(xp.float32).eps)))
         return T, 0.0 * shift  # it is the preconditioner that needs it, not the Hessian
-
-
-def whitened(T: Array, ridge: Array) -> Variables:
-    """Return the variables y with x = T y."""
-    return Variables(lambda y: times(T, y), lambda g: times(T.mT, g), ridge)
