@@ -13,13 +13,12 @@ the variance shrinks to 0.81. The trained network's digits are more blurred (1.6
 cores.
 """
 
-import argparse
 import itertools
-import pathlib
 import time
 
 import matplotlib
 import numpy as np
+import shared
 from sklearn.datasets import load_digits
 from tqdm import tqdm
 
@@ -105,13 +104,10 @@ def show(axes, images, cmap):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default=None, help="cpu, cuda or cuda:1")
-    parser.add_argument("--out", type=pathlib.Path, default=None, help="folder for the picture")
+    parser = shared.parser(__doc__, out=".")
     parser.add_argument("--axes", type=int, default=10, help="principal axes (default 10)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
-    arguments = parser.parse_args()
+    arguments = shared.parse(parser, "diffusion_digits.png")
     draws, iterations, centres, count = (1, 10, 100, 150) if arguments.quick else (5, 120, 1000, 300)
 
     data = load_digits()
@@ -153,13 +149,11 @@ def main():
         share = 100 * np.mean(distances < copies)
         print(f"{name:16} {low:6.2f} {middle:8.2f} {high:8.2f} {'':15} {share:12.1f} % {distance:8.3f} {variance:8.2f}")
     print(f"({copies:.2f}: nearer than 99 % of the training digits are to each other)")
-    if arguments.out is not None:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        distances = {"training digits": backend.to_numpy(between)} | {name: d for name, d, *_ in summary}
-        pictures = axes.back(axes.forward(held_out[:72])), *generated["kernel"]
-        draw(*pictures, distances, copies, arguments.out / "diffusion_digits.png")
-        print(f"picture: {arguments.out / 'diffusion_digits.png'}")
+    distances = {"training digits": backend.to_numpy(between)} | {name: d for name, d, *_ in summary}
+    pictures = axes.back(axes.forward(held_out[:72])), *generated["kernel"]
+    draw(*pictures, distances, copies, arguments.out / "diffusion_digits.png")
+    print(f"picture: {arguments.out / 'diffusion_digits.png'}")
 
 
 if __name__ == "__main__":
-    main()
+    shared.start(main)

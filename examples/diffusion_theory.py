@@ -7,11 +7,9 @@
 3. The error against sample size (kernel) and against width (network).
 """
 
-import argparse
-import pathlib
-
 import matplotlib
 import numpy as np
+import shared
 from diffusion_mixture import BLUE, GREY, ORANGE, T_MAX, T_MIN, make_mixture, number, score_error
 from tqdm import tqdm
 
@@ -88,12 +86,9 @@ def draw(stopping, by_n, by_width, path):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default=None, help="cpu, cuda or cuda:1")
-    parser.add_argument("--out", type=pathlib.Path, default=None, help="folder for the picture")
+    parser = shared.parser(__doc__, out=".")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
-    arguments = parser.parse_args()
+    arguments = shared.parse(parser, "diffusion_theory.png")
     quick = arguments.quick
     mixture = make_mixture(arguments.device)
     sizes, widths, iterations = ((100, 300), (16, 64), 30) if quick else ((250, 1000, 4000), (16, 64, 256), 150)
@@ -121,11 +116,9 @@ def main():
     for n, (error, held, _) in stopping.items():
         stop = int(np.argmin(held))
         print(f"           {n:7} {stop:9}   {error[stop]:11.4f}   {error.min():11.4f}   {error[-1]:16.4f}")
-    if arguments.out is not None:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        draw(stopping, by_n, by_width, arguments.out / "diffusion_theory.png")
-        print(f"picture: {arguments.out / 'diffusion_theory.png'}")
+    draw(stopping, by_n, by_width, arguments.out / "diffusion_theory.png")
+    print(f"picture: {arguments.out / 'diffusion_theory.png'}")
 
 
 if __name__ == "__main__":
-    main()
+    shared.start(main)

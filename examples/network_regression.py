@@ -10,19 +10,17 @@ and stopped early on the validation part; kernel regression with the tangent ker
 ridge from it, and so do the baselines their penalties.
 """
 
-import argparse
-import sys
 import time
 
 import matplotlib
 import numpy as np
+import shared
 import sklearn.datasets
 import sklearn.kernel_ridge
 import sklearn.linear_model
 
 import xpreg
 from xpreg import backend as B
-from xpreg import cli, io
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -176,23 +174,19 @@ def draw(found, path):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", default="network_regression.png", help="picture to write")
-    parser.add_argument("--device", default=None, help="cpu (default), cuda, cuda:1")
+    parser = shared.parser(__doc__, out="network_regression.png", quick="diabetes only, to see that it runs")
     parser.add_argument("--m", type=int, default=512, help="neurons")
     parser.add_argument("--maxiter", type=int, default=400)
     parser.add_argument("--length", type=float, default=1.0, help="length that every point is scaled to")
-    parser.add_argument("--quick", action="store_true", help="diabetes only, few iterations, to see that it runs")
-    arguments = parser.parse_args()
-    io.check_writable(arguments.out)
+    arguments = shared.parse(parser)
     if arguments.quick:
         arguments.maxiter = 100
     found = []
     for data in load(arguments.length)[: 1 if arguments.quick else 2]:
         found.append((data, *run(data, arguments)))
     draw(found, arguments.out)
-    print(f"\nwrote {arguments.out}")
+    print(f"\npicture: {arguments.out}")
 
 
 if __name__ == "__main__":
-    sys.exit(cli.exit_code(main))
+    shared.start(main)

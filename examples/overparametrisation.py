@@ -21,17 +21,15 @@ alike once they are wide.
 Sources: arXiv 2303.16504 (exponential), arXiv 2405.03251 (softmax), arXiv 1810.02054 (ReLU).
 """
 
-import argparse
 import dataclasses
 import math
-import sys
 
 import matplotlib
 import numpy as np
+import shared
 
 import xpreg
 from xpreg import backend as B
-from xpreg import cli, io
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -239,13 +237,9 @@ def draw(rows, limits, X, y, path):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", default="overparametrisation.png", help="picture to write")
-    parser.add_argument("--device", default=None, help="cpu (default), cuda, cuda:1")
-    parser.add_argument("--quick", action="store_true", help="fewer widths, to see that it runs")
+    parser = shared.parser(__doc__, out="overparametrisation.png", quick="fewer widths, to see that it runs")
     parser.add_argument("--maxiter", type=int, default=2000)
-    arguments = parser.parse_args()
-    io.check_writable(arguments.out)
+    arguments = shared.parse(parser)
     n, d = 30, 10
     rng = np.random.default_rng(1)
     X = rng.standard_normal((n, d))
@@ -261,8 +255,8 @@ def main():
     print_table(rows, n, d)
     limits = {kind: B.to_numpy(make(kind, d, 2, True, 0, X).limit_kernel(X)) for kind in COLOURS}
     draw(rows, limits, X, y, arguments.out)
-    print(f"\nwrote {arguments.out}")
+    print(f"\npicture: {arguments.out}")
 
 
 if __name__ == "__main__":
-    sys.exit(cli.exit_code(main))
+    shared.start(main)

@@ -6,18 +6,17 @@ per row, all rows of a head in one call. 1,788 problems, each with a known answe
     python examples/recover_attention.py [--device cuda] [--dtype float64] [--out recovered.png]
 """
 
-import argparse
 import pathlib
-import sys
 import time
 
 import numpy as np
+import shared
 
 import xpreg
-from xpreg import backend, cli, plotting
+from xpreg import backend, plotting
 
 DATA = pathlib.Path(__file__).parent / "data" / "attention.npz"
-RECOVERED = 1e-6
+RECOVERED = {"float64": 1e-6, "float32": 1e-2}
 """Relative error |x - q|/|q| up to which a query counts as recovered."""
 
 COLOURS = ("#3264a8", "#c4432b", "#3c8c4a", "#8a56a8")
@@ -26,6 +25,8 @@ COLOURS = ("#3264a8", "#c4432b", "#3c8c4a", "#8a56a8")
 def load_heads(path, dtype):
     """Return the scaled keys (heads, n, d), queries (heads, n, d) and attention rows (heads, n, n)."""
     file = xpreg.io.load_arrays(path)
+    if missing := {"keys", "queries", "scale", "layer_head"} - set(file):
+        raise xpreg.InvalidArgumentError(f"{path} has no {', '.join(sorted(missing))}: see examples/data/README.md.")
     A = float(file["scale"]) * file["keys"].astype("float64")
     queries = file["queries"].astype("float64")
     names = [f"layer {layer}, head {head}" for layer, head in file["layer_head"]]
@@ -36,14 +37,10 @@ def load_heads(path, dtype):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N; default: %(default)s")
+    parser = shared.parser(__doc__, out="recovered_attention.png", quick=None)
     parser.add_argument("--dtype", choices=["float64", "float32"], default="float64")
     parser.add_argument("--data", type=pathlib.Path, default=DATA, help="default: %(default)s")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("recovered_attention.png"), help="the picture")
-    options = parser.parse_args()
-    xpreg.io.check_writable(options.out)
-    return run(options)
+    return run(shared.parse(parser))
 
 
 def run(options):
@@ -58,7 +55,7 @@ def run(options):
         x = backend.to_numpy(result.x)
         elapsed = time.perf_counter() - started
         error = np.linalg.norm(x - q, axis=-1) / np.linalg.norm(q, axis=-1)
-        good = int((error <= RECOVERED).sum())
+        good = int((error <= RECOVERED[options.dtype]).sum())
         solved = int(backend.to_numpy(result.converged).sum())
         counts = f"{solved:3d}/{len(q)}  {good:5d}/{len(q)}"
         print(f"{name:<16}  {counts}  {result.nit:10d}  {error.max():20.1e}  {elapsed:8.2f}")
@@ -66,12 +63,12 @@ def run(options):
         results.append(result)
         errors.append(error)
     print(f"\nrecovered {recovered}/{total} queries, worst relative error {worst:.1e}, in {seconds:.2f} s")
-    plotting.save_figure(draw(names, queries, b, results, errors), options.out)
+    plotting.save_figure(draw(names, queries, b, results, errors, RECOVERED[options.dtype]), options.out)
     print(f"picture: {options.out}")
     return 0 if recovered == total else 1
 
 
-def draw(names, queries, b, results, errors):
+def draw(names, queries, b, results, errors, recovered):
     """Attention maps above; below, what was recovered, how exactly, and how the solver got there."""
     figure = plotting.require_matplotlib().Figure(figsize=(13, 7.6), layout="constrained")
     grid = figure.add_gridspec(2, 12, height_ratios=[1, 1.15])
@@ -85,7 +82,7 @@ def draw(names, queries, b, results, errors):
         axes.set_ylabel("query token" if h == 0 else "", fontsize=9)
 
     scatter, histogram, path = (figure.add_subplot(grid[1, 4 * i : 4 * i + 4]) for i in range(3))
-    edges = np.logspace(-16, -5, 45)
+    edges = np.logspace(-16, np.log10(recovered) + 1, 45)
     for h, (name, result, error) in enumerate(zip(names, results, errors, strict=True)):
         x = backend.to_numpy(result.x)
         scatter.plot(queries[h].ravel(), x.ravel(), ".", ms=1.5, alpha=0.5, color=COLOURS[h], rasterized=True)
@@ -98,7 +95,8 @@ def draw(names, queries, b, results, errors):
     scatter.plot(limits, limits, color="black", lw=0.6)
     scatter.set(xlabel="query entry in the network", ylabel="entry recovered from keys and attention rows")
     scatter.set_title(f"{queries.size:,} entries of {queries.shape[0] * queries.shape[1]:,} queries", fontsize=11)
-    histogram.axvline(RECOVERED, color="black", ls=":", lw=1)
+    histogram.axvline(recovered, color="black", ls=":", lw=1)
+    histogram.annotate("recovered", (recovered, 0.97), xycoords=("data", "axes fraction"), ha="right", fontsize=8)
     histogram.set(xscale="log", xlabel="relative error of a query", ylabel="queries")
     histogram.set_title("how exactly", fontsize=11)
     path.set(xlabel="Newton iteration", ylabel="share of problems still running", ylim=(0, 1.03))
@@ -109,4 +107,4 @@ def draw(names, queries, b, results, errors):
 
 
 if __name__ == "__main__":
-    sys.exit(cli.exit_code(main))
+    shared.start(main)

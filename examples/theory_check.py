@@ -4,25 +4,21 @@ python examples/theory_check.py --quick          under 20 s
 python examples/theory_check.py --out theory.png
 """
 
-import argparse
 import itertools
 import math
-import sys
 
 import numpy as np
+import shared
 
 import xpreg
-from xpreg import backend, cli, io, sampling, theory
+from xpreg import backend, sampling, theory
 from xpreg.brackets import bracket
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer random instances")
-    parser.add_argument("--out", default="theory_check.png", help="picture (PNG); '' for none")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser = shared.parser(__doc__, out="theory_check.png", quick="fewer random instances")
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    return shared.parse(parser)
 
 
 class Check:
@@ -328,17 +324,14 @@ def draw(path, eigen, lip, shrink, sand, linear, poles):
 
 def main():
     arguments = parse()
-    if arguments.out:
-        io.check_writable(arguments.out)
     check = Check(arguments.device, arguments.seed, arguments.quick)
     results = [part(check) for part in (eigenvalues, lipschitz, shrinking, sandwich, linear_rate, pole)]
     print(table(check.rows))
-    if arguments.out:
-        draw(arguments.out, *results)
-        print(f"picture: {arguments.out}")
+    draw(arguments.out, *results)
+    print(f"picture: {arguments.out}")
     if any(row[3] == "FAILS" for row in check.rows):
         raise SystemExit("a bound does not hold")
 
 
 if __name__ == "__main__":
-    sys.exit(cli.exit_code(main))
+    shared.start(main)

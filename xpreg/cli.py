@@ -106,6 +106,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _solve(options: argparse.Namespace) -> int:
     _check_outputs(options)
+    if options.resume and not options.checkpoint:
+        raise XpregError("--resume needs --checkpoint RUN.npz, the run to go on with.")
     problem, x0, unused = io.load_problem(options.data, options.loss, rows=options.rows, device=options.device)
     if unused:
         print(f"xpreg: not used from {options.data}: {', '.join(unused)}", file=sys.stderr)
@@ -144,9 +146,7 @@ def _check_outputs(options: argparse.Namespace) -> None:
             raise XpregError(f"{name} is {path}, inside {options.rows}, which holds the rows: write somewhere else.")
         names[path.resolve()] = f"{name} too"
     if options.plot:
-        plotting.require_matplotlib()
-        if options.plot.suffix.lower() not in (".png", ".pdf", ".svg"):
-            raise XpregError(f"--plot is {options.plot}, but a name that ends in .png, .pdf or .svg is needed.")
+        plotting.check_picture(options.plot)
 
 
 def _info(options: argparse.Namespace) -> int:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import os
+import pathlib
 from typing import Any
 
-from .errors import XpregError
+from .errors import InvalidArgumentError, XpregError
 from .io import atomic_path
 from .result import Result
+
+PICTURES = (".png", ".pdf", ".svg")
 
 BLUE, RED, GREY = "#3264a8", "#c4432b", "#7f7f7f"
 
@@ -19,6 +22,13 @@ def require_matplotlib() -> Any:
         return importlib.import_module("matplotlib.figure")
     except ImportError as error:
         raise XpregError("a picture needs matplotlib, which is not installed: pip install 'xpreg[plot]'.") from error
+
+
+def check_picture(path: str | os.PathLike) -> None:
+    """Refuse a name that does not end as pictures do; and when matplotlib is not there, any."""
+    require_matplotlib()
+    if pathlib.Path(path).suffix.lower() not in PICTURES:
+        raise InvalidArgumentError(f"{path} is no picture: a name that ends in {', '.join(PICTURES)} is needed.")
 
 
 def plot_convergence(result: Result, title: str = "") -> Any:

@@ -96,7 +96,8 @@ class Result:
     status : `Status`, or an integer array (...) of its values
     converged : bool, or a bool array (...)
     message : which criterion fired, with its numbers
-    nit, nfev, ngev, nhev : iterations, and evaluations of loss, gradient, Hessian (or Hessian-vector products)
+    nit, nfev, ngev, nhev : iterations, and evaluations of loss, gradient, Hessian (or Hessian-vector products); those
+        of the sample that `"auto"` may begin with are not among them
     history : one `IterationRecord` per iteration
     certificate : the `Certificate` at x, where minimize was asked to certify, or None
     activation : for losses with units (two layers) int8 (..., n): 1 where a unit is active at x, -1 where it is not,

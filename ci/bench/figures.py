@@ -51,7 +51,11 @@ def relative_times(numbers):
             add(found[operation], {label: (q["seconds"], True) for label, q in sizes[operation].items()}, "xpreg")
     for name, labels in numbers.get("solves", {}).items():
         if name.endswith(SOLVED):
-            add(found["solve"], {label: (q["seconds"], q["solved"]) for label, q in labels.items()}, "xpreg auto")
+            add(
+                found["solve"],
+                {label: (q["this / xpreg auto"], q["solved"]) for label, q in labels.items()},
+                "xpreg auto",
+            )
     return found
 
 

@@ -27,7 +27,7 @@ HARD_SLOWER = 4.0
 
 SOLVER_HEADER = f"{'method':<28}{'seconds':>9}{'/ auto':>9}{'iterations':>12}{'gradient':>11}{'runs':>6}"
 
-WORTH_REPEATING = 2.0
+WORTH_REPEATING = 3.0
 """Solvers up to so many times slower than ours run in every round, the others once."""
 
 MOST_TURNS, SHORT = 21, 1.0

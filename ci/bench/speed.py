@@ -1,6 +1,6 @@
 """Speed of xpreg on the CPU beside its peers and the ceilings of the machine: one script, one run, ratios.
 
-    python ci/bench/speed.py                     about 25 minutes on 2 cores, up to 8 GB
+    python ci/bench/speed.py                     about 40 minutes on 2 cores, up to 8 GB
     python ci/bench/speed.py --quick             tiny sizes, in seconds: tests this file, measures nothing
     python ci/bench/speed.py --part B C --sizes 200000x100
 

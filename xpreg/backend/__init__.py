@@ -1,6 +1,7 @@
-"""Array libraries and devices. This is the only package that names a backend.
+"""Array libraries and devices. Numerical code names a backend only here.
 
-Everything else in xpreg is written against the array API standard. What the standard lacks, or what the libraries do
+Everything else in xpreg is written against the array API standard (files are read and written with NumPy; Dask's
+arrays and clients are named in `xpreg.blocked`). What the standard lacks, or what the libraries do
 differently (factorisations that raise or do not, triangular solves, the way to a device, the way back to the host), is
 here.
 """

@@ -26,7 +26,7 @@ class TrainStatus(Described):
     EARLY_STOPPED = 2, "the validation loss did not improve for `patience` iterations: its best network is returned"
     MAXITER = (
         3,
-        "the iteration limit was reached first: raise maxiter, go on from this network, or try gram-gauss-newton",
+        "the iteration limit was reached first: raise maxiter, or go on from this network",
     )
     STALLED = (
         4,

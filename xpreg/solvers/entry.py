@@ -66,15 +66,26 @@ def minimize(
         products, an earlier Hessian as preconditioner), ``"newton-cg"`` (Hessian-vector products only),
         ``"gradient-descent"`` (a baseline); ``"auto"`` chooses, by what the run shows, and says so in ``message``
     device : ``"cpu"``, ``"cuda"`` or ``"cuda:N"`` moves the problem and x0 there first
-    tol : stop when the largest gradient entry falls below tol times the one at x0
+    tol : a problem has converged when its largest gradient entry is below tol times the one at x0, the last whole step
+        would change no exponent by more than sqrt(tol) (between 1e-3 and 0.1), or the loss is below tol times that of
+        no fit at all, and no negative curvature was met
     maxiter : iteration limit (for each part of a large stack)
-    callback : called with an `IterationRecord` after every iteration; raising StopIteration ends the run
+    callback : called with an `IterationRecord` at the start and after every iteration; raising StopIteration ends the
+        run
     certify : True evaluates the theorems' conditions at the solution, `Result.certificate`; about two Newton steps more
     checkpoint : path of a file that keeps the run; replaced atomically
     checkpoint_every : iterations between two saves
     resume : go on from the checkpoint. The result is that of an uninterrupted run, bit for bit on the same machine
         (up to rounding for rows in blocks); maxiter may differ
-    **options : of the method, see `xpreg.solvers.METHODS`
+    **options : of the method.
+
+        newton-cg, newton-pcg, approximate-newton: ``max_products``, the limit of Hessian-vector products in a step.
+
+        newton-pcg: ``precision="double"``, or ``"single"`` for a preconditioner from float32 arithmetic.
+
+        approximate-newton: ``reading="preconditioner"`` with ``rows_per_column=20``, or ``"papers"`` with ``eps=0.25,
+        delta=0.1, diagonal="curvature"`` (or ``"regulariser"``), ``scores="auto"`` (``"exact"``, ``"sketch"``) and
+        ``step="newton"`` (``"greedy"``); ``seed=0`` of both.
 
     Returns
     -------
@@ -89,6 +100,8 @@ def minimize(
         An unknown method or option, a bad tol, maxiter or x0; a checkpoint that is missing, damaged or of another run.
     DomainError
         The loss is not defined at x0.
+    NotEnoughMemoryError
+        The method needs Hessians that cannot fit.
 
     Examples
     --------
