@@ -156,8 +156,8 @@ def subsample(
     >>> import numpy as np
     >>> A = np.random.default_rng(0).standard_normal((20000, 5))
     >>> sample = subsample(A, np.ones(20000), eps=0.5, delta=0.1)
-    >>> G = sample.scaled_rows(DenseRows(A)).T @ sample.scaled_rows(DenseRows(A))
-    >>> sample.m < 600, bool(np.linalg.norm(G / 20000 - np.eye(5), 2) < 0.5)
+    >>> X = np.sqrt(sample.D)[:, None] * A[sample.indices]
+    >>> sample.m < 600, bool(np.linalg.norm(X.T @ X / 20000 - np.eye(5), 2) < 0.5)
     (True, True)
     """
     rows = _check(A, D, mean)
