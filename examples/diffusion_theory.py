@@ -68,7 +68,7 @@ def draw(stopping, by_n, by_width, path):
         left.plot(stop, error[stop], "o", ms=9, mfc="white", mew=2, color=color)
     left.plot([], [], "o", ms=9, mfc="white", mew=2, color="black", label="stop chosen by held-out labels")
     left.set(xscale="log", yscale="log", xlabel="training time (iterations)", ylabel=r"score error $E|F-F^*|^2/c^2$",
-             title="Few data: training longer learns the labels' noise")  # fmt: skip
+             title="With few data, training longer learns noise")  # fmt: skip
     middle.plot(list(by_n), list(by_n.values()), "o-", color=BLUE, label="kernel regression")
     middle.plot(list(by_n), [by_n[max(by_n)] * max(by_n) / n for n in by_n], ls="--", color=GREY, label="1/n")
     middle.set(xscale="log", yscale="log", xlabel="data n", ylabel="score error, % of E Var", title="Error against n")

@@ -164,7 +164,9 @@ def draw(found, path):
             best = min(history, key=lambda record: record.validation)
             curves.plot(best.nit, 2 * best.validation / sizes[1], "o", color=COLOURS[label])
         curves.set(
-            title="stopped early: the dot's network is returned", xlabel="iteration", ylabel="mean squared error"
+            title="the network of the dot, the lowest validation loss, is returned",
+            xlabel="iteration",
+            ylabel="mean squared error",
         )
         curves.legend(fontsize=8)
         curves.grid(alpha=0.25, which="both", lw=0.5)

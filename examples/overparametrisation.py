@@ -8,11 +8,12 @@ once with independent signs. For every width the table shows
 
     kernel error   |H(0) - H_inf| / |H_inf|, median of several draws: falls like 1/sqrt(m), for the exponential
                    networks from the width on where their heavy tails are sampled
-    displacement   the largest |w_r(T) - w_r(0)|: like 1/m with pairs, where |F(0) - y| = |y|; like 1/sqrt(m) without,
-                   where |F(0)| grows like sqrt(m)
+    displacement   the largest |w_r(T) - w_r(0)|: like 1/m with pairs, where |F(0) - y| = |y|; at most like 1/sqrt(m)
+                   without, where |F(0)| grows like sqrt(m), and in the end too far to be trained in time
     drift          |H(T) - H(0)| / |H(0)| once trained. Twins move in opposite directions, so that smooth kernels
                    feel only the square of the displacement: 1/m^2 with pairs, where ReLU has 1/m
-    rate           the residual's last contraction, beside its bound 1 - lambda_min/lambda_max
+    rate           the residual's last contraction, beside 1 - lambda_min/lambda_max, that of the linear theory with the
+                   kernel at the start: it bounds the rate of wide networks; the kernels of narrow ones change
     t(0.1) t(0.01) iterations until |F - y| <= eps |y|; "-" where they were not enough
 
 On the unit sphere the limit kernels of the exponential and the softmax network are proportional, so that the two train
@@ -150,7 +151,7 @@ def print_table(rows, n, d):
     print(
         f"{'network':<9}{'init':<12}{'m':>6}{'m d/n':>8}{'kernel error':>14}{'drift':>10}{'displacement':>14}", end=""
     )
-    print(f"{'rate':>9}{'bound':>9}{'t(0.1)':>8}{'t(0.01)':>9}")
+    print(f"{'rate':>9}{'linear':>9}{'t(0.1)':>8}{'t(0.01)':>9}")
     before = None
     for row in rows:
         if before is not None and (row.kind, row.pairs) != before:

@@ -1,5 +1,7 @@
 """Softmax-type regressions and two-layer exponential networks with exact second-order information."""
 
+import importlib.metadata
+
 from . import diffusion, io
 from .certificate import Certificate, Claim
 from .errors import (
@@ -23,6 +25,11 @@ from .regressions import (
 )
 from .result import IterationRecord, Result, Status
 from .solvers import minimize
+
+try:
+    __version__ = importlib.metadata.version("xpreg")
+except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
+    __version__ = "unknown"
 
 __all__ = [
     "Certificate",
@@ -48,6 +55,7 @@ __all__ = [
     "TrainResult",
     "TrainStatus",
     "XpregError",
+    "__version__",
     "certify",
     "diffusion",
     "io",

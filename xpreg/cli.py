@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
 import sys
 import time
@@ -11,8 +10,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from . import __version__, io, plotting
 from . import backend as B
-from . import io, plotting
 from .errors import DeviceNotAvailableError, XpregError
 from .progress import ProgressBar
 from .regressions import LOSSES, TWO_LAYER_LOSSES
@@ -58,19 +57,11 @@ def exit_code(run: Callable[[], int | None]) -> int:
         return INTERNAL
 
 
-def version() -> str:
-    """Return the version that is installed."""
-    try:
-        return importlib.metadata.version("xpreg")
-    except importlib.metadata.PackageNotFoundError:
-        return "of a checkout that is not installed"
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="xpreg", description="Fit softmax-type regressions with exact second-order information."
     )
-    parser.add_argument("--version", action="version", version=f"xpreg {version()}")
+    parser.add_argument("--version", action="version", version=f"xpreg {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     solve = commands.add_parser(

@@ -245,7 +245,7 @@ class SoftmaxReLURegression(Problem):
         self.n, self.m = A1.shape[0], A2.shape[0]
 
     def __repr__(self) -> str:
-        return f"<softmax-relu{super().__repr__().removeprefix('<softmax')}"
+        return super().__repr__().replace("<softmax", "<softmax-relu").replace(" n=", f" m={self.m}, n=", 1)
 
     def default_start(self) -> Array:
         """Return the best of some points (k, d) near x = 0, where no unit is active and nothing pulls.

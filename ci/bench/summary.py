@@ -1,6 +1,14 @@
-"""Our times over those of the others, with what was aimed at beside them: the short table at the end of speed.py."""
+"""Our times over those of the others, with what was aimed at beside them: the short table at the end of speed.py.
+
+python ci/bench/summary.py ci/bench/results/speed-DATE.json     the table of the README
+"""
 
 from __future__ import annotations
+
+import json
+import math
+import pathlib
+import sys
 
 L_BFGS = ("SciPy L-BFGS-B", "torch.optim.LBFGS", "jaxopt.LBFGS", "optimistix.LBFGS", "optimistix.BFGS")
 OURS = "xpreg auto"
@@ -72,3 +80,47 @@ def lines(numbers):
         for what, name, ratio, bound, goal in sorted(entries(numbers), key=lambda entry: entry[0])
     ]
     return [f"{'our time / theirs':<30}{'n x d':<30}{'ratio':>10}{'goal':>8}", *rows] if rows else []
+
+
+README = [
+    ("value and gradient: the best of jax.jit", "value_and_grad", ("jax.jit",)),
+    ("value and gradient: the best of torch", "value_and_grad", ("torch",)),
+    ("value and gradient: NumPy by hand", "value_and_grad", ("NumPy",)),
+    ("Hessian-vector product at a kept z: jax.linearize", "hvp", ("jax.linearize",)),
+    ("the same: torch.autograd, graph kept", "hvp", ("torch.autograd",)),
+    ("the same: NumPy by hand", "hvp", ("NumPy",)),
+    ("Hessian: jax.jit, by hand", "hess", ("jax.jit, by hand",)),
+    ("Hessian: jax.hessian", "hess", ("jax.hessian",)),
+]
+"""Row, operation, labels of the peers."""
+
+README_SOLVES = [
+    ("solve, condition 1e2: SciPy trust-exact with our derivatives", ("SciPy trust-exact",)),
+    ("solve: exact Newton with jax.hessian", ("Newton, jax.hessian",)),
+    ("solve: the best of L-BFGS in SciPy, PyTorch, jaxopt, optimistix", L_BFGS),
+]
+
+
+def readme(numbers):
+    """Return the table of the README, one column per size; bounds are rounded up."""
+    sizes = list(numbers["derivatives"])
+    rows = [f"| n x d | {' | '.join(size.split()[0] for size in sizes)} |", "|---" * (len(sizes) + 1) + "|"]
+    for what, operation, prefixes in README:
+        ratios = [
+            max(q["xpreg / this"] for label, q in numbers["derivatives"][size][operation].items()
+                if label.startswith(prefixes))
+            for size in sizes
+        ]  # fmt: skip
+        rows.append(f"| {what} | {' | '.join(f'{ratio:.2f}' for ratio in ratios)} |")
+    solved = [numbers["solves"][name] for name in numbers["solves"] if name.endswith("condition 1e2")]
+    for what, labels in README_SOLVES:
+        cells = []
+        for found in solved:
+            ratio, bound = against(found, labels)
+            cells.append(f"< {math.ceil(100 * ratio) / 100:.2f}" if bound else f"{ratio:.2f}")
+        rows.append(f"| {what} | {' | '.join(cells)} |")
+    return rows
+
+
+if __name__ == "__main__":
+    print("\n".join(readme(json.loads(pathlib.Path(sys.argv[1]).read_text()))))

@@ -12,6 +12,7 @@ import array_api_compat as compat
 
 from ..errors import DeviceNotAvailableError
 from .arrays import Array, require_cupy
+from .parallel import blas_threads
 
 
 def free_memory(like: Array) -> int | None:
@@ -44,11 +45,12 @@ def _container_room(folder: str = "/sys/fs/cgroup") -> int | None:
 def info() -> dict[str, str]:
     """Describe the machine and the installed libraries: what ``xpreg info`` prints."""
     facts = {"python": platform.python_version(), "platform": platform.platform()}
-    for name in ("xpreg", "numpy", "array-api-compat", "scipy", "matplotlib", "tqdm", "dask"):
+    for name in ("xpreg", "numpy", "array-api-compat", "threadpoolctl", "scipy", "dask", "zarr", "matplotlib", "tqdm"):
         try:
             facts[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             facts[name] = "not installed"
+    facts["threads"] = f"{blas_threads()} share large passes over the rows"
     try:
         cupy = require_cupy()
     except DeviceNotAvailableError as error:

@@ -60,6 +60,12 @@ LARGE = 1000
 """Size of a matrix from which on a factorisation takes long beside the spinning of the threads that it wakes."""
 
 
+def blas_threads() -> int:
+    """Return how many threads share passes over large arrays of NumPy."""
+    blas = _blas()
+    return 1 if blas is None else _count(blas)
+
+
 def _count(blas: Any) -> int:
     return max((library["num_threads"] for library in blas.info()), default=1)
 

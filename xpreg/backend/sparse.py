@@ -76,9 +76,10 @@ def csr_from_parts(parts: Mapping[str, np.ndarray]) -> Any:
     InvalidArgumentError
         The parts do not fit together.
     """
+    sparse = _scipy()
     try:
         shape = tuple(int(size) for size in parts["shape"])
-        A = _scipy().csr_array((parts["data"], parts["indices"], parts["indptr"]), shape=shape)
+        A = sparse.csr_array((parts["data"], parts["indices"], parts["indptr"]), shape=shape)
         A.check_format(full_check=True)
     except (ValueError, TypeError, IndexError) as error:
         raise InvalidArgumentError(

@@ -197,7 +197,7 @@ class Map(Chain):
         """Return the error of a map that cannot hand out single rows."""
         return InvalidArgumentError(
             f"the rows are held as {type(self).__name__}, which cannot hand out single rows, but sampling needs them: "
-            "use method 'newton' or 'newton-cg'."
+            "use method 'auto', 'newton', 'newton-pcg' or 'newton-cg'."
         )
 
     def times(self, T: Array) -> Callable[[slice], Array]:
