@@ -164,7 +164,7 @@ def draw(found, path):
             best = min(history, key=lambda record: record.validation)
             curves.plot(best.nit, 2 * best.validation / sizes[1], "o", color=COLOURS[label])
         curves.set(
-            title="the network of the dot, the lowest validation loss, is returned",
+            title="the dot: least validation loss, returned",
             xlabel="iteration",
             ylabel="mean squared error",
         )
