@@ -271,6 +271,21 @@ def test_the_hessian_times_several_vectors_at_one_x(backend, rng, loss, weights)
         at.hvp(backend.array(np.ones(3)))
 
 
+@pytest.mark.parametrize("weights", [0.0, 0.3])
+def test_the_hessian_times_several_vectors_for_all_kinds_of_rows(rng, tmp_path, weights):
+    A, b, x = data("softmax", rng, 30, 4)
+    A1, A2 = rng.standard_normal((6, 4)), rng.standard_normal((30, 6))
+    np.save(tmp_path / "A.npy", A)
+    sparse = pytest.importorskip("scipy.sparse")
+    for at in (
+        xpreg.SoftmaxRegression(xpreg.io.open_rows(tmp_path / "A.npy"), b, weights=weights).at(x),
+        xpreg.SoftmaxRegression(sparse.csr_array(A), b, weights=weights).at(x),
+        xpreg.SoftmaxReLURegression(A1, A2, b, weights=weights).at(x),
+        xpreg.SoftmaxReLURegression(A1, A2, b, weights=weights, smoothing=0.2).at(x),
+    ):
+        np.testing.assert_allclose(at.hvp(np.eye(4)), at.hess(), rtol=1e-10, atol=1e-13)
+
+
 def test_a_stack_takes_vectors_of_its_own_shape_only(rng):
     problem = xpreg.ExpRegression(rng.standard_normal((9, 3)), np.ones((2, 9)))
     at = problem.at(np.zeros((2, 3)))
