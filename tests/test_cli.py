@@ -106,7 +106,9 @@ def test_wrong_paths_are_exit_code_2(data, tmp_path, capsys):
     assert "no .npz file" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [("solve",), ("solve", "x.npz", "--loss", "hinge"), ("slove",), ()])
+@pytest.mark.parametrize(
+    "arguments", [("solve",), ("solve", "x.npz", "--loss", "hinge"), ("slove",), (), ("solve", "x.npz", "--los", "exp")]
+)
 def test_a_typo_gets_a_usage_message(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         run(*arguments)

@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 
     solve = commands.add_parser(
         "solve",
+        allow_abbrev=False,  # a flag that is cut off is a typo
         help="solve the problem, or the stack of problems, in a file",
         description="Solve the problem in DATA.npz: arrays A (n, d), b (n,) or (..., n), optionally weights and x0; "
         "A1 (n, d), A2 (m, n), b (m,) for softmax-relu; A_data, A_indices, A_indptr, A_shape for a CSR matrix A. "
