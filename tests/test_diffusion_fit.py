@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import pickle
 
 import numpy as np
 import pytest
 
-from xpreg import InvalidArgumentError, diffusion
+from xpreg import InvalidArgumentError, SoftmaxNetwork, diffusion
 from xpreg.diffusion import kernel_regression
 
 MEANS = np.array([[-1.5, -1.0], [1.5, -1.0], [0.0, 1.5]])
@@ -166,6 +167,20 @@ def test_models_run_everywhere_in_their_own_dtype_and_survive_the_disk(backend, 
     y = diffusion.sample(model, 6, steps=4, seed=0)
     backend.assert_native(y)
     assert np.all(np.isfinite(backend.numpy(y)))
+
+
+@pytest.mark.parametrize("options", [KERNEL, DESCENT], ids=method_of)
+def test_a_model_that_was_used_can_be_pickled(rng, options):
+    model = diffusion.fit_score(rng.normal(size=(60, 2)), **INTERVAL, **options, draws=2)
+    x = rng.normal(size=(5, 2))
+    score = model.score(x, 0.4)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).score(x, 0.4), score)
+
+
+def test_the_kernel_is_the_limit_of_the_network(rng):
+    U = rng.normal(size=(6, 3))
+    network = SoftmaxNetwork.initialise(3, 2, 1, sigma=1.5)
+    np.testing.assert_array_equal(kernel_regression.limit_kernel(1.5, U, U), network.limit_kernel(U))
 
 
 def test_gram_gauss_newton_beats_gradient_descent_per_iteration(backend, mixture):

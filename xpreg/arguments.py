@@ -23,6 +23,15 @@ def require_number(name: str, value: Any, fits: Callable[[Any], bool], needed: s
         raise InvalidArgumentError(f"{name} is {value!r}, but {needed} is needed.")
 
 
+def require_known(options: Any, method: str, known: Any) -> None:
+    """Refuse options that a method has not."""
+    for name in options:
+        if name not in known:
+            raise InvalidArgumentError(
+                f"{name} is no option of method {method!r}, which has {', '.join(known) or 'none'}."
+            )
+
+
 def require_one_of(name: str, value: Any, known: Any) -> None:
     """Refuse what is none of some words."""
     if not isinstance(value, str) or value not in known:

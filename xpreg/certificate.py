@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +28,11 @@ class Claim:
     what: str
     kind: str
     source: str = ""
+
+    def unless_nan(self) -> Claim:
+        """Return the claim itself, or where its number has overflowed to NaN that nothing can be said."""
+        undefined = isinstance(self.value, float) and math.isnan(self.value)
+        return absent(f"{self.what}: overflows") if undefined else self
 
 
 def absent(why: str) -> Claim:

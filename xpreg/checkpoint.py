@@ -6,10 +6,8 @@ import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
-
-import numpy as np
 
 from . import backend as B
 from . import io
@@ -24,11 +22,15 @@ def _layout(x: Any) -> tuple[int, ...]:
     return tuple(sorted(range(x.ndim), key=lambda axis: -x.strides[axis]))
 
 
-def place(x: np.ndarray, like: Array) -> Array:
+def _inverse(order: Sequence[int]) -> tuple[int, ...]:
+    """Return the permutation that takes ``order`` back."""
+    return tuple(order.index(axis) for axis in range(len(order)))
+
+
+def place(x: Any, like: Array) -> Array:
     """Copy a host array beside ``like``, with its memory layout: sums depend on that in the last bit."""
     order = _layout(x)
-    inverse = tuple(order.index(axis) for axis in range(x.ndim))
-    return B.namespace(like).permute_dims(B.new(np.ascontiguousarray(x.transpose(order)), like), inverse)
+    return B.namespace(like).permute_dims(B.new(x.transpose(order).copy(order="C"), like), _inverse(order))
 
 
 class Checkpoint:
@@ -60,11 +62,9 @@ class Checkpoint:
             name: B.to_host(B.namespace(v).permute_dims(v, order[name])) for name, v in values.items()
         }
         facts = {"version": VERSION, "identity": self.identity, "order": order}
-        host["meta"] = np.array(json.dumps(meta | facts))
-        with io.atomic_path(self.path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **host)
+        io.save_arrays(self.path, host | {"meta": json.dumps(meta | facts)})
 
-    def read(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def read(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the plain facts and the arrays, on the host, with the memory layout that they had.
 
         Raises
@@ -84,9 +84,9 @@ class Checkpoint:
                 "go on with the release that wrote it, or pass resume=False."
             )
         with self.intact():
-            return meta, {name: v.transpose(np.argsort(meta["order"][name])) for name, v in arrays.items()}
+            return meta, {name: v.transpose(_inverse(meta["order"][name])) for name, v in arrays.items()}
 
-    def _meta(self, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    def _meta(self, arrays: dict[str, Any]) -> dict[str, Any]:
         try:
             meta = json.loads(str(arrays["meta"]))
             facts = {name: dict(meta[name]) for name in ("identity", "order")}

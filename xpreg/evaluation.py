@@ -65,12 +65,7 @@ def certify(problem: Problem, x: Array, *, history: Sequence[IterationRecord] = 
     point = problem.at(x)
     with B.quiet():
         claims = _Evaluation(point, history, method).claims()
-    name = problem.head.name.replace("softmax", "softmax-relu") if _has_layers(point) else problem.head.name
-    return Certificate(head=name, problems=point.x.shape[0], **claims)
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
+    return Certificate(head=problem.kind, problems=point.x.shape[0], **claims)
 
 
 def _has_layers(point: Point) -> bool:
@@ -94,7 +89,7 @@ class _Evaluation:
         claims = (
             self.curvature_claims() | self.weight_claims() | self.lipschitz_claims() | self.goodness() | self.sampling()
         )
-        return {name: absent(f"{c.what}: overflows") if _is_nan(c.value) else c for name, c in claims.items()}
+        return {name: claim.unless_nan() for name, claim in claims.items()}
 
     def host(self, *values: Array) -> list[list[float]]:
         return [[float(v) for v in row] for row in B.read(*values)]

@@ -10,7 +10,7 @@ import os
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ __all__ = [
     "load_problem",
     "load_result",
     "open_rows",
+    "save_arrays",
     "save_result",
 ]
 
@@ -89,6 +90,12 @@ def check_writable(path: str | os.PathLike) -> None:
         raise InvalidArgumentError(f"{path} exists and is no regular file: give the output another name.")
     if not os.access(path.parent, os.W_OK):
         raise InvalidArgumentError(f"{path}: the folder {path.parent} cannot be written.")
+
+
+def save_arrays(path: str | os.PathLike, arrays: Mapping[str, Any]) -> None:
+    """Write arrays, numbers and texts as .npz; whoever reads ``path`` sees the old or the new file, never a part."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
 
 
 def load_arrays(path: str | os.PathLike, *names: str) -> dict[str, np.ndarray]:
@@ -180,9 +187,7 @@ def save_result(path: str | os.PathLike, result: Result, **facts: Any) -> None:
     arrays = {name: B.to_host(getattr(result, name)) for name in _RESULT_ARRAYS}
     if result.activation is not None:
         arrays["activation"] = B.to_host(result.activation)
-    contents: dict[str, Any] = {"header": json.dumps(header), **arrays, **history}
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **contents)
+    save_arrays(path, {"header": json.dumps(header), **arrays, **history})
 
 
 def load_result(path: str | os.PathLike, *, device: str | None = None) -> Result:

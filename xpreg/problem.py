@@ -46,9 +46,18 @@ class Problem:
         self.shape: tuple[int, ...] = tuple(b.shape[:-1])
         self._b = namespace(b).reshape(b, (-1, rows.n))  # (1, n) or (k, n)
 
+    @property
+    def kind(self) -> str:
+        """What people call the loss."""
+        return self.head.name
+
+    @property
+    def _sizes(self) -> str:
+        return f"n={self.n}, d={self.d}"
+
     def __repr__(self) -> str:
         stack = f", stack of {self.shape}" if self.shape else ""
-        return f"<{self.head.name} regression, n={self.n}, d={self.d}{stack}, {B.describe(self.rows.like)}>"
+        return f"<{self.kind} regression, {self._sizes}{stack}, {B.describe(self.rows.like)}>"
 
     @property
     def b(self) -> Array:

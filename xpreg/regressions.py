@@ -244,8 +244,13 @@ class SoftmaxReLURegression(Problem):
             super().__init__(softmax_head(loss), TwoLayer(A1, A2, float(smoothing)), b, weights)
         self.n, self.m = A1.shape[0], A2.shape[0]
 
-    def __repr__(self) -> str:
-        return super().__repr__().replace("<softmax", "<softmax-relu").replace(" n=", f" m={self.m}, n=", 1)
+    @property
+    def kind(self) -> str:
+        return self.head.name.replace("softmax", "softmax-relu")
+
+    @property
+    def _sizes(self) -> str:
+        return f"m={self.m}, {super()._sizes}"
 
     def default_start(self) -> Array:
         """Return the best of some points (k, d) near x = 0, where no unit is active and nothing pulls.

@@ -20,6 +20,7 @@ from .arrays import (
     full,
     indices,
     itemsize,
+    look,
     namespace,
     new,
     on_device,
@@ -39,6 +40,7 @@ from .arrays import (
 )
 from .blocking import (
     STREAM_BYTES,
+    TILE_BYTES,
     block_bytes,
     blocks,
     even_slices,
@@ -97,6 +99,7 @@ from .sparse import (
 __all__ = [
     "FEW_COLUMNS",
     "STREAM_BYTES",
+    "TILE_BYTES",
     "Array",
     "Namespace",
     "Seed",
@@ -130,6 +133,7 @@ __all__ = [
     "info",
     "is_sparse",
     "itemsize",
+    "look",
     "lower_factor",
     "memory",
     "multiprocessors",

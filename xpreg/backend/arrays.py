@@ -299,6 +299,20 @@ def peek(x: Array) -> np.ndarray | None:
     return np.asarray(x) if compat.is_numpy_array(x) or isinstance(x, np.generic) else None
 
 
+LOOK_EVERY = 8
+"""Steps of an iteration between two looks at its flags, where looking costs a synchronisation."""
+
+
+def look(flags: Array, step: int, like: Array) -> np.ndarray | None:
+    """Return boolean ``flags`` on the host after every step where that costs nothing, else after every eighth; None
+    between. ``like`` lends its dtype for the way.
+    """
+    known = peek(flags)
+    if known is None and step % LOOK_EVERY == 0:
+        known = read(namespace(flags).astype(flags, like.dtype))[0] != 0
+    return known
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Let overflow become inf and invalid operations NaN without a warning: the caller tests for them."""

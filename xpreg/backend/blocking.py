@@ -37,6 +37,9 @@ BATCH_ENTRIES, BATCH_ROWS = 25_000, 25
 GRAM_ROWS = 2048
 """Rows in a block of a Gram pass on the CPU."""
 
+TILE_BYTES = 2**19
+"""Bytes of the largest temporary array of elementwise work on the CPU, so that it stays in cache."""
+
 LAUNCH_BYTES = 256 * 2**20
 """Bytes of rows in any block elsewhere, for example on a GPU."""
 

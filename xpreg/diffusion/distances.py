@@ -10,9 +10,6 @@ from ..backend import Array
 from ..errors import InvalidArgumentError
 from .process import require_points
 
-TILE_BYTES = 2**19
-"""Bytes of the largest temporary array on the CPU, so that it stays in cache."""
-
 
 def sliced_wasserstein(x: Array, y: Array, *, projections: int = 256, seed: Any = 0) -> Array:
     """Estimate the sliced 2-Wasserstein distance of two equally large samples.
@@ -46,7 +43,7 @@ def sliced_wasserstein(x: Array, y: Array, *, projections: int = 256, seed: Any 
     xp = B.namespace(x)
     directions = B.random_normal((x.shape[1], projections), seed, x)
     directions = directions / xp.sqrt(xp.sum(directions * directions, axis=0))
-    columns, total = B.block_bytes(x, TILE_BYTES) // (B.itemsize(x) * x.shape[0]), None
+    columns, total = B.block_bytes(x, B.TILE_BYTES) // (B.itemsize(x) * x.shape[0]), None
     for J in B.even_slices(projections, columns):
         D = directions[:, J]
         gap = xp.sort(x @ D, axis=0) - xp.sort(y @ D, axis=0)
@@ -74,7 +71,7 @@ def nearest(x: Array, y: Array, *, exclude_self: bool = False) -> tuple[Array, A
             "same rows, two at least."
         )
     xp = B.namespace(x)
-    rows = B.block_bytes(x, TILE_BYTES) // (B.itemsize(x) * y.shape[0] * x.shape[1])
+    rows = B.block_bytes(x, B.TILE_BYTES) // (B.itemsize(x) * y.shape[0] * x.shape[1])
     distances, indices = [], []
     numbers = B.arange(y.shape[0], y)
     for I in B.even_slices(x.shape[0], rows):

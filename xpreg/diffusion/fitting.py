@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import backend as B
-from ..arguments import require_integers, require_number, require_one_of
+from ..arguments import require_integers, require_known, require_number, require_one_of
 from ..backend import Array
 from ..errors import InvalidArgumentError
 from ..networks import SoftmaxNetwork, TrainRecord, TrainStatus, train
@@ -242,9 +242,7 @@ def _options(method: Any, given: dict[str, Any]) -> dict[str, Any]:
     """Return all options of a method, its defaults for those that are not given."""
     require_one_of("method", method, OPTIONS)
     known = OPTIONS[method]
-    for name in given:
-        if name not in known:
-            raise InvalidArgumentError(f"{name} is no option of method {method!r}, which has {', '.join(known)}.")
+    require_known(given, method, known)
     options = known | given
     if method == "kernel":
         if options["centres"] is not None:

@@ -12,9 +12,6 @@ from ..backend import Array
 from ..errors import DomainError, InvalidArgumentError
 from .process import OrnsteinUhlenbeck, per_row, require_points
 
-TILE_BYTES = 2**19
-"""Bytes of the largest temporary array on the CPU, so that it stays in cache."""
-
 
 class GaussianMixture:
     """X_0 ~ sum_k w_k N(m_k, diag(s_k^2)), noised by the Ornstein-Uhlenbeck process, in closed form.
@@ -186,7 +183,7 @@ class GaussianMixture:
                 "their squares overflow."
             )
         t = per_row(t, x)
-        rows = B.block_bytes(x, TILE_BYTES) // (B.itemsize(x) * self.means.shape[0] * self.d)
+        rows = B.block_bytes(x, B.TILE_BYTES) // (B.itemsize(x) * self.means.shape[0] * self.d)
         results = []
         with B.quiet():
             log_w = xp.log(self.weights)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import zipfile
 from typing import Any, Self
-
-import numpy as np  # for files only
 
 from .. import backend as B
 from ..backend import Array
 from ..errors import InvalidArgumentError
-from ..io import atomic_path
+from ..io import load_arrays, save_arrays
 from ..networks import SoftmaxNetwork
 from .baseline import GaussianBaseline
 from .embedding import Embedding
@@ -119,12 +116,8 @@ class ScoreModel:
         """Write the model as .npz with a JSON header, without pickles; an old file is replaced atomically."""
         arrays, header = self._parts()
         data: dict[str, Any] = {name: B.to_numpy(v) for name, v in arrays.items()}
-        data |= {
-            "header": np.array(json.dumps(header)),
-            "history": np.array([dataclasses.astuple(record) for record in self.history]),
-        }
-        with atomic_path(path) as part, open(part, "wb") as file:
-            np.savez(file, **data)
+        history = [dataclasses.astuple(record) for record in self.history]
+        save_arrays(path, data | {"header": json.dumps(header), "history": history})
 
     @classmethod
     def load(cls, path: Any, *, device: str | None = None) -> Self:
@@ -136,14 +129,13 @@ class ScoreModel:
             The file is missing, damaged, or no such model.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                data = {name: file[name] for name in file.files}
+            data = load_arrays(path)
             header = json.loads(str(data.pop("header")))
             if (header["format"], header["version"]) != (FORMAT, VERSION):
                 raise ValueError(f"its header says {header['format']} version {header['version']}")
             history = tuple(ScoreRecord(int(nit), *rest) for nit, *rest in data.pop("history").tolist())
             model = cls._from_parts(data, header, history)
-        except (ValueError, KeyError, TypeError, AttributeError, OSError, zipfile.BadZipFile, EOFError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidArgumentError(
                 f"path is {str(path)!r}, which cannot be read as {FORMAT} version {VERSION}: {error}."
             ) from error

@@ -39,9 +39,6 @@ CG_TOL = 1e-3
 
 CG_MAXITER = 1000
 
-READ_EVERY = 8
-"""Iterations between two looks at the residual, where looking costs a synchronisation."""
-
 STATE = ("dense", "ridge", "singular", "first")
 """Numbers that one iteration hands to the next."""
 
@@ -180,11 +177,7 @@ class GramGaussNewton:
             D, R = D + t * Q, R - t * JQ
             S = self.at.pull(R) - ridge * D
             gamma, previous = xp.sum(S * S), gamma
-            done = (xp.sum(R * R) <= target_R) | ~(gamma > target_S)
-            known = B.peek(done)
-            if known is None and iterations % READ_EVERY == 0:
-                known = B.read(xp.astype(done, gamma.dtype))[0] != 0
-            if known is not None and known:
+            if B.look((xp.sum(R * R) <= target_R) | ~(gamma > target_S), iterations, gamma):
                 break
             Q = S + (gamma / previous) * Q
         return D, iterations

@@ -12,6 +12,7 @@ from ..arguments import require_integers, require_number, require_one_of
 from ..backend import Array, namespace
 from ..curvature import Curvature
 from ..errors import InvalidArgumentError
+from ..kinks import product
 from ..maps import Map
 from ..maps.two_layer import Cell
 from ..problem import Point, Problem
@@ -19,7 +20,7 @@ from ..scaling import whiten
 from .base import Direction
 from .kinked import minimum_with_kinks, on_kinks
 from .newton_cg import NewtonCG, Variables
-from .whitening import Diagonal, positive_diagonals, repair_shift, times, whitened, with_low_rank
+from .whitening import Diagonal, positive_diagonals, repair_shift, whitened, with_low_rank
 
 SKETCH_COLUMNS = 16
 """Gaussian columns that estimate the leverage scores of a preconditioner: one read of A, a relative error of 0.35."""
@@ -151,7 +152,7 @@ class ApproximateNewton(NewtonCG):
         G = on_kinks(point, sum(self._gram(*diagonal, self._papers_draw(len(diagonals)))[0] for diagonal in diagonals))
         T, ridge = whiten(G, point.problem.rows.inner.column_squares)
         T, positive = with_low_rank(T, point.hessian(curvature))
-        p, slope = -times(T, times(T.mT, point.step_grads)), None
+        p, slope = -product(T, product(T.mT, point.step_grads)), None
         if point.problem.rows.has_kinks:  # softmax heads: no low rank
             p, slope = minimum_with_kinks(point, G + ridge[:, None, :] * B.eye(G.shape[-1], G), p, positive)
         first = (1.0 - self.eps) * _spread(T) if self.step == "greedy" else None

@@ -11,6 +11,7 @@ from typing import Any
 
 from .. import backend as B
 from .. import evaluation
+from ..arguments import require_known, require_one_of
 from ..backend import Array, namespace
 from ..errors import InvalidArgumentError
 from ..kinks import most_faces
@@ -277,14 +278,9 @@ def _part_size(problem: Problem) -> int:
 
 
 def _make_method(method: str, options: dict[str, Any]) -> Method:
-    if not isinstance(method, str) or method not in METHODS:
-        raise InvalidArgumentError(f"method is {method!r}, but one of {', '.join(map(repr, METHODS))} is needed.")
+    require_one_of("method", method, METHODS)
     known = [name for name in inspect.signature(METHODS[method].__init__).parameters if name != "self"]
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        raise InvalidArgumentError(
-            f"{unknown[0]} is no option of method {method!r}, which has {', '.join(known) or 'none'}."
-        )
+    require_known(options, method, known)
     return METHODS[method](**options)
 
 

@@ -10,15 +10,12 @@ from .. import backend as B
 from ..arguments import require_integers
 from ..backend import Array, namespace
 from ..curvature import Curvature
+from ..kinks import product
 from ..maps.base import Product
 from ..problem import Point
 from .base import Direction, Method
 from .directions import escape, merge, take
 from .kinked import downhill
-
-READ_EVERY = 8
-"""Products between two looks at the residuals, where looking costs a synchronisation."""
-
 
 ENOUGH = 0.1
 """A step leaves a residual of the gradient of at least this share of what the run asks for: it need not be smaller."""
@@ -136,7 +133,7 @@ def _on_kinks(point: Point) -> Callable[[Array], Array]:
     T = None if point.kinks is None else point.kinks.tangent
     if T is None:
         return lambda v: v
-    return lambda v: (T @ v[..., None])[..., 0]
+    return lambda v: product(T, v)
 
 
 def column_scale(point: Point) -> Array:
@@ -215,9 +212,7 @@ def conjugate_gradients(multiply: Product, g: Array, forcing: Array, limit: int,
         if trace is not None:
             trace.append((step[:, 0], ratio))
         rr = xp.where(running, rr_new, rr)
-        known = B.peek(running)
-        if known is None and products % READ_EVERY == 0:
-            known = B.read(xp.astype(running, g.dtype))[0] != 0
+        known = B.look(running, products, g)
         if known is not None and not known.any():
             break
     return Solution(p, convex, v, curvature, q, products)

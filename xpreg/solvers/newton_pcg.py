@@ -57,7 +57,7 @@ class NewtonPCG(NewtonCG):
         self.gram_products = problem.rows.inner.gram_products
 
     @property
-    def limit(self) -> int | None:
+    def limit(self) -> int:
         return self.max_products or max(LEAST_LIMIT, int(self.gram_products))
 
     def direction(self, point: Point, stationary: Any) -> Direction:
@@ -67,9 +67,7 @@ class NewtonPCG(NewtonCG):
         made = self.grams > grams
         new = f"new {'float32 ' if self.rough else ''}preconditioner"
         direction.label += f", {new if made else f'preconditioner of {self.age} iterations ago'}"
-        limit = self.limit
-        assert limit is not None
-        self.stale = direction.products > min(max(4, MANY * self.gram_products), limit - 1)
+        self.stale = direction.products > min(max(4, MANY * self.gram_products), self.limit - 1)
         if made and self.rough and direction.products > POOR:
             self.rough, self.stale = False, True
         direction.products += made

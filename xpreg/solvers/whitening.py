@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..backend import Array, namespace
 from ..curvature import Curvature, Hessian
+from ..kinks import product
 from ..maps import Map
 from ..problem import Point
 from ..scaling import REPAIR_SHIFT
@@ -34,11 +35,6 @@ def positive_diagonals(point: Point, curvature: Curvature) -> list[Diagonal]:
     return found
 
 
-def times(T: Array, y: Array) -> Array:
-    """Return T y for T (k, d, d) and y (k, d)."""
-    return (T @ y[..., None])[..., 0]
-
-
 def with_low_rank(T: Array, hessian: Hessian) -> tuple[Array, Array]:
     """Return T with the low-rank part taken in, and whether H~ was positive definite (k,).
 
@@ -61,4 +57,4 @@ def with_low_rank(T: Array, hessian: Hessian) -> tuple[Array, Array]:
 
 def whitened(T: Array, ridge: Array) -> Variables:
     """Return the variables y with x = T y."""
-    return Variables(lambda y: times(T, y), lambda g: times(T.mT, g), ridge)
+    return Variables(lambda y: product(T, y), lambda g: product(T.mT, g), ridge)
