@@ -120,7 +120,26 @@ def test_a_few_columns_times_rows(backend, rng, k, cached):
     np.testing.assert_allclose(backend.numpy(one), V[0] @ X, rtol=0, atol=1e-12 * 3001)
 
 
-def test_one_vector_times_each_of_several(backend, rng):
-    v, w = rng.standard_normal((2, 7))
-    found = B.times_each(backend.array(v), (None, backend.array(w), backend.array(v)))
-    np.testing.assert_array_equal(backend.numpy(found), np.stack([v, v * w, v * v]))
+def test_vectors_become_the_rows_of_a_matrix(backend, rng):
+    V = rng.standard_normal((3, 7))
+    np.testing.assert_array_equal(backend.numpy(B.stack_rows(*map(backend.array, V))), V)
+
+
+def test_the_exponential_of_what_is_not_needed_any_more(backend, rng):
+    x = rng.standard_normal((2, 7))
+    np.testing.assert_allclose(backend.numpy(B.exp_in_place(backend.array(x))), np.exp(x), rtol=1e-14)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 16, 17, 1000])
+@pytest.mark.parametrize("rows", [1, 5, 64, 2000])
+def test_stripes_and_their_blocks_are_all_rows_in_order_and_of_nearly_one_size(backend, n, rows):
+    A = backend.array(np.zeros((n, 2)))
+    stripes = B.stripes(A, rows)
+    blocks = [block for part in stripes for block in B.blocks(part, rows)]
+    assert [i for block in blocks for i in range(block.start, block.stop)] == list(range(n))
+    assert all(block.stop - block.start <= rows for block in blocks)
+    for pieces in (stripes, B.blocks(slice(0, n), rows)):
+        sizes = [piece.stop - piece.start for piece in pieces]
+        assert max(sizes) - min(sizes) <= 1
+    if backend.name == "numpy" and n > max(16, rows):  # halves and quarters of the work for 2 and 4 threads
+        assert len(stripes) % 2 == 0

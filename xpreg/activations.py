@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from . import backend as B
 from .backend import Array, namespace
 
 Values = tuple[Array, Array, Array]
@@ -16,7 +17,7 @@ Activation = Callable[..., Values]
 
 def exp(z: Array, m: Array | None = None) -> Values:
     """G = g' = g'' = exp(z)."""
-    e = namespace(z).exp(z if m is None else z - m)
+    e = namespace(z).exp(z) if m is None else B.exp_in_place(z - m)
     return e, e, e
 
 
@@ -26,8 +27,10 @@ def exp_plus_linear(z: Array, m: Array | None = None) -> Values:
     if m is None:
         e = xp.exp(z)
         return e + z, e + 1.0, e
-    e, one = xp.exp(z - m), xp.exp(-m)
-    return e + z * one, e + one, e
+    e, one = B.exp_in_place(z - m), xp.exp(-m)
+    g = z * one
+    g += e
+    return g, e + one, e
 
 
 def cosh(z: Array) -> Values:

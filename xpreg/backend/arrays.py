@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import array_api_compat as compat
+import array_api_compat.numpy
 import numpy as np
 
 from ..errors import DeviceMismatchError, DeviceNotAvailableError, InvalidArgumentError
@@ -21,7 +22,14 @@ Namespace = Any
 
 def namespace(x: Array) -> Namespace:
     """Return the array API namespace of ``x``."""
+    if type(x) is np.ndarray:  # asked for so often that the general way shows in small problems
+        return array_api_compat.numpy
     return compat.array_namespace(x)
+
+
+def is_numpy(x: Any) -> bool:
+    """Return whether ``x`` is an array, or a scalar, of NumPy."""
+    return isinstance(x, (np.ndarray, np.generic))
 
 
 def device(x: Array) -> Any:
@@ -150,7 +158,7 @@ def to_device(x: Array, target: str | None, name: str = "an array that is to be 
     if target == "cpu":
         if compat.is_cupy_array(x):
             return to_numpy(x)
-        return x if compat.is_numpy_array(x) else compat.to_device(x, _cpu_device(namespace(x)))
+        return x if is_numpy(x) else compat.to_device(x, _cpu_device(namespace(x)))
     with _cuda_device(target):  # CuPy's creation functions ignore device=
         return require_cupy().asarray(x)
 
@@ -179,7 +187,7 @@ def new(values: Any, like: Array, *, dtype: Any = None) -> Array:
     if compat.is_cupy_array(like):
         with like.device:
             return xp.asarray(values, dtype=dtype)
-    if compat.is_numpy_array(like):
+    if is_numpy(like):
         return xp.asarray(values, dtype=dtype)
     if isinstance(values, np.ndarray):
         values = values.tolist() if values.dtype == bool or values.size < 64 else _from_numpy(xp, values)
@@ -262,7 +270,7 @@ def arange(n: int, like: Array) -> Array:
 
 def to_numpy(x: Array) -> np.ndarray:
     """Copy ``x`` to the host as a NumPy array (for files, pictures and tests; one synchronisation)."""
-    if compat.is_numpy_array(x) or isinstance(x, np.generic):
+    if is_numpy(x):
         return np.asarray(x)
     if hasattr(x, "get"):  # CuPy
         return x.get()
@@ -283,7 +291,7 @@ def read(*values: Array) -> list[np.ndarray]:
     """
     xp = namespace(values[0])
     dtype = values[0].dtype
-    if all(compat.is_numpy_array(v) or isinstance(v, np.generic) for v in values):
+    if all(is_numpy(v) for v in values):
         return [np.asarray(v) for v in values]
     return list(to_numpy(xp.stack([xp.astype(v, dtype, copy=False) for v in values])))
 
@@ -296,7 +304,7 @@ def row_sums(*vectors: Array) -> Sequence[Array]:
 
 def peek(x: Array) -> np.ndarray | None:
     """Return ``x`` as a NumPy array where looking costs nothing (NumPy), and None where it would synchronise."""
-    return np.asarray(x) if compat.is_numpy_array(x) or isinstance(x, np.generic) else None
+    return np.asarray(x) if is_numpy(x) else None
 
 
 LOOK_EVERY = 8

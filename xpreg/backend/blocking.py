@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import itertools
 
-import array_api_compat as compat
-
-from .arrays import Array, itemsize
+from .arrays import Array, is_numpy, itemsize
 
 SWEEP_BYTES = 3 * 2**19
 """Bytes of rows in a block of a sweep, on the CPU."""
@@ -28,8 +26,8 @@ STREAM_BYTES = 8 * 2**20
 """Bytes of rows in a block that is used once."""
 
 ONE_PASS_COLUMNS = 64
-"""Columns up to which the sums of a normalised loss are taken from one read of rows in memory. The three columns that
-it multiplies them with cost as much as a second read when there are more."""
+"""Columns up to which the sums of a normalised loss are taken from one read of rows in memory. Beyond, a
+second read costs less than the time for which threads wait for each other while they prepare those sums' columns."""
 
 BATCH_ENTRIES, BATCH_ROWS = 25_000, 25
 """Entries in a batch of rows that a few columns are multiplied with, and the least rows of one."""
@@ -50,28 +48,27 @@ STRIPES = 16
 def sweep_rows(A: Array, row_bytes: int | None = None, nbytes: int | None = None) -> int:
     """How many rows of A (n, d), or of ``row_bytes`` each, a sweep takes at a time; ``nbytes`` for SWEEP_BYTES."""
     nbytes = block_bytes(A, SWEEP_BYTES if nbytes is None else nbytes)
-    rows = max(16, nbytes // (row_bytes or A.shape[1] * itemsize(A)))
-    if A.shape[0] <= rows:
-        return rows
-    count = -(-A.shape[0] // rows)
-    return -(-A.shape[0] // (count + count % 2))  # blocks of equal size, an even number of them
+    return max(16, nbytes // (row_bytes or A.shape[1] * itemsize(A)))
 
 
 def block_bytes(like: Array, nbytes: int) -> int:
     """How large a temporary block beside ``like`` may be: ``nbytes``, which stay in a cache, on the CPU."""
-    return nbytes if compat.is_numpy_array(like) else LAUNCH_BYTES
+    return nbytes if is_numpy(like) else LAUNCH_BYTES
 
 
 def even_slices(n: int, rows: int) -> list[slice]:
     """Cut 0..n into the fewest slices of at most ``rows``, all of nearly the same length."""
-    parts = -(-n // max(1, rows))
+    return _cut(n, max(1, -(-n // max(1, rows))))
+
+
+def _cut(n: int, parts: int) -> list[slice]:
     bounds = [n * p // parts for p in range(parts + 1)]
     return [slice(low, high) for low, high in itertools.pairwise(bounds)]
 
 
 def one_pass_pays(A: Array) -> bool:
     """Return whether rows A (n, d) in memory are better read once for three columns than twice for one."""
-    return not compat.is_numpy_array(A) or A.shape[1] <= ONE_PASS_COLUMNS
+    return not is_numpy(A) or A.shape[1] <= ONE_PASS_COLUMNS
 
 
 def batch_rows(X: Array) -> int:
@@ -81,19 +78,19 @@ def batch_rows(X: Array) -> int:
 
 def gram_rows(A: Array) -> int:
     """How many rows of A (n, d) a Gram matrix takes at a time."""
-    if compat.is_numpy_array(A):
+    if is_numpy(A):
         return GRAM_ROWS
     return max(256, LAUNCH_BYTES // (A.shape[1] * itemsize(A)))
 
 
 def stripes(A: Array, rows: int) -> list[slice]:
-    """Divide the rows of A into at most STRIPES parts of whole blocks of ``rows``; elsewhere into one."""
+    """Divide the rows of A into at most STRIPES parts of equal size, one or an even number; elsewhere into one."""
     n = A.shape[0]
-    blocks = -(-n // rows)
-    step = rows * (-(-blocks // STRIPES) if compat.is_numpy_array(A) else blocks)
-    return [slice(start, min(start + step, n)) for start in range(0, n, step)]
+    count = min(STRIPES, -(-n // rows)) if is_numpy(A) else 1
+    return _cut(n, count - count % 2 if count > 1 else 1)
 
 
 def blocks(part: slice, rows: int) -> list[slice]:
-    """Cut a part of the rows into blocks of ``rows``."""
-    return [slice(start, min(start + rows, part.stop)) for start in range(part.start, part.stop, rows)]
+    """Cut a part of the rows into blocks of equal size, at most ``rows``."""
+    start = part.start
+    return [slice(start + s.start, start + s.stop) for s in even_slices(part.stop - start, rows)]

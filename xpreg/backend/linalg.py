@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
 from typing import Any
 
 import array_api_compat as compat
 import numpy as np
 
-from .arrays import Array, eps, eye, full, namespace, quiet
+from .arrays import Array, eps, eye, full, is_numpy, namespace, quiet
 from .blocking import batch_rows
 from .parallel import all_threads
 
@@ -52,7 +51,7 @@ def qr_factor(X: Array) -> Array:
     """Return the factor R (..., m, d), m = min(n, d), of ``X = Q R`` for X (..., n, d), without forming Q where the
     library can.
     """
-    if compat.is_numpy_array(X):
+    if is_numpy(X):
         return np.linalg.qr(X, mode="r")
     return namespace(X).linalg.qr(X, mode="reduced")[1]
 
@@ -94,7 +93,7 @@ def solve_if_posdef(H: Array, g: Array, ridge: Array) -> tuple[Array, Array]:
     p : (k, d), meaningless where ``ok`` is False
     ok : (k,) bool, whether the matrix is positive definite
     """
-    if compat.is_numpy_array(H) and H.shape[0] >= max(4, H.shape[1] // 2):
+    if is_numpy(H) and H.shape[0] >= max(4, H.shape[1] // 2):
         return _solve_stack(H, g, ridge)
     xp = namespace(H)
     identity = eye(H.shape[-1], H)
@@ -142,7 +141,7 @@ def _solve_stack(H: np.ndarray, g: np.ndarray, ridge: np.ndarray) -> tuple[np.nd
 def _triangular_solver(x: Array) -> Any:
     if compat.is_cupy_array(x):  # a cupyx that does not import lacks cuBLAS: an error, not a reason for another method
         return importlib.import_module("cupyx.scipy.linalg").solve_triangular
-    if not compat.is_numpy_array(x):
+    if not is_numpy(x):
         return None
     try:
         return importlib.import_module("scipy.linalg").solve_triangular
@@ -156,17 +155,19 @@ def dot(X: Array, Y: Array) -> Array:
     NumPy's ``@`` keeps all other Python threads waiting while the result has at most 500 entries, however long it
     takes; its ``dot`` never does.
     """
-    return np.dot(X, Y) if compat.is_numpy_array(X) else X @ Y
+    return np.dot(X, Y) if is_numpy(X) else X @ Y
 
 
-def times_each(v: Array, factors: Sequence[Array | None]) -> Array:
-    """Return the rows v * factor (k, n) for some factors (n,), None for 1. In NumPy without a copy of each."""
-    if not compat.is_numpy_array(v):
-        return namespace(v).stack([v if factor is None else v * factor for factor in factors])
-    out = np.empty((len(factors), v.shape[0]), v.dtype)
-    for row, factor in zip(out, factors, strict=True):
-        np.multiply(v, 1.0 if factor is None else factor, out=row)
-    return out
+def exp_in_place(x: Array) -> Array:
+    """Return exp(x), in the place of an x that is not needed any more: new memory takes longer than an exponential."""
+    return np.exp(x, out=x) if is_numpy(x) else namespace(x).exp(x)
+
+
+def stack_rows(*rows: Array) -> Array:
+    """Return the matrix (k, n) of k rows (n,)."""
+    if is_numpy(rows[0]):  # NumPy's stack takes longer than copying a block of a sweep
+        return np.concatenate(rows).reshape(len(rows), -1)
+    return namespace(rows[0]).stack(rows)
 
 
 def times_rows(V: Array, X: Array, *, cached: bool = False) -> Array:
@@ -176,7 +177,7 @@ def times_rows(V: Array, X: Array, *, cached: bool = False) -> Array:
     it is.
     """
     k, n = V.shape
-    if k == 1 or not compat.is_numpy_array(X) or k > FEW_COLUMNS:
+    if k == 1 or not is_numpy(X) or k > FEW_COLUMNS:
         return dot(V, X)
     rows = batch_rows(X)
     m = n // rows
@@ -203,7 +204,7 @@ def weighted_gram(X: Array, D: Array, mean: Array | None = None) -> Array:
     Elsewhere one plain product does it without a synchronisation.
     """
     xp = namespace(X)
-    if not compat.is_numpy_array(X) or X.shape[1] < SYRK_COLUMNS:
+    if not is_numpy(X) or X.shape[1] < SYRK_COLUMNS:
         Y = X if mean is None else X - mean
         G = xp.matrix_transpose(Y * D[:, None]) @ Y
         return 0.5 * (G + xp.matrix_transpose(G))

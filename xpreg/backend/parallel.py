@@ -23,9 +23,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import array_api_compat as compat
-
-from .arrays import Array
+from .arrays import Array, is_numpy
 
 SMALLEST = 8 * 2**20
 """Bytes of rows from which on several threads pay: below, waking them up takes longer than the work."""
@@ -36,7 +34,7 @@ _working: contextvars.ContextVar[bool] = contextvars.ContextVar("working", defau
 
 def threads(x: Array) -> int:
     """Return how many threads share the rows of ``x``: those of NumPy's BLAS (OMP_NUM_THREADS), 1 elsewhere."""
-    if not compat.is_numpy_array(x) or x.nbytes < SMALLEST or _working.get():
+    if not is_numpy(x) or x.nbytes < SMALLEST or _working.get():
         return 1
     blas = _blas()
     if blas is None:
@@ -51,7 +49,7 @@ def shared(x: Array) -> contextlib.AbstractContextManager[Any]:
 
 def all_threads(H: Array) -> contextlib.AbstractContextManager[Any]:
     """Give BLAS its threads back inside, for the factorisation of a large H (..., d, d)."""
-    if not _limit.held or _working.get() or not compat.is_numpy_array(H) or H.shape[-1] < LARGE:
+    if not _limit.held or _working.get() or not is_numpy(H) or H.shape[-1] < LARGE:
         return contextlib.nullcontext()
     return _blas().limit(limits=_limit.threads)
 

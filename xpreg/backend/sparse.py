@@ -10,11 +10,10 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-import array_api_compat as compat
 import numpy as np
 
 from ..errors import InvalidArgumentError
-from .arrays import Array, namespace, to_device
+from .arrays import Array, is_numpy, namespace, to_device
 
 SPARSE_GRAM = 0.05
 """Share of entries up to which A^T D A is cheaper as a product of sparse matrices than from dense blocks of rows. On
@@ -44,7 +43,7 @@ def csr(x: Any, name: str) -> Any:
             f"{name} has dtype {x.dtype}, but float32 or float64 is needed: pass {name}.astype('float64')."
         )
     A = _make(x.data, x.indices, x.indptr, x.shape)
-    if compat.is_numpy_array(A.data):
+    if is_numpy(A.data):
         try:
             A.check_format(full_check=True)  # an index that is out of range would read memory that is not ours
         except ValueError as error:
@@ -56,7 +55,7 @@ def csr(x: Any, name: str) -> Any:
 
 
 def _make(data: Array, indices: Array, indptr: Array, shape: tuple[int, int]) -> Any:
-    if compat.is_numpy_array(data):
+    if is_numpy(data):
         return _scipy().csr_array((data, indices, indptr), shape=shape)
     return importlib.import_module("cupyx.scipy.sparse").csr_matrix((data, indices, indptr), shape=shape)
 
@@ -109,4 +108,4 @@ def csr_gram(A: Any, AT: Any, D: Array) -> Array:
 
 def csr_gram_pays(A: Any) -> bool:
     """Return True where `csr_gram` is the cheaper way to a Gram matrix: see SPARSE_GRAM."""
-    return compat.is_numpy_array(A.data) and A.data.shape[0] <= SPARSE_GRAM * A.shape[0] * A.shape[1]
+    return is_numpy(A.data) and A.data.shape[0] <= SPARSE_GRAM * A.shape[0] * A.shape[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .. import backend as B
 from ..backend import Array, namespace
 from ..curvature import Curvature
 from .base import Head, HeadPoint
@@ -28,7 +29,7 @@ def softmax(z: Array) -> tuple[Array, Array, Array, Array]:
     xp = namespace(z)
     top = xp.argmax(z, axis=-1, keepdims=True)
     m = xp.take_along_axis(z, top, axis=-1)
-    f = xp.exp(z - m)
+    f = B.exp_in_place(z - m)
     alpha = xp.sum(f, axis=-1, keepdims=True)
     f /= alpha
     return f, m, xp.log(alpha), top
@@ -63,12 +64,17 @@ class SoftmaxPoint(SimplexPoint):
         c -= c_top
         s_rel = xp.vecdot(c, self.f)[..., None]
         c -= s_rel
-        self.g_z = self.f * c  # f*(c - s)
+        c *= self.f
+        self.g_z = c  # f*(c - s)
         self.s, self.b = c_top + s_rel, b
 
     def curvature(self) -> Curvature:
         """Centred at f: D = q = f*(2f - b - s)."""
-        return Curvature(self.f * (2.0 * self.f - self.b - self.s), centre=self.f)
+        q = 2.0 * self.f
+        q -= self.b
+        q -= self.s
+        q *= self.f
+        return Curvature(q, centre=self.f)
 
     def gauss_newton(self) -> Curvature:
         """Centred at f: D = f*f."""

@@ -13,7 +13,7 @@ import operator
 from collections.abc import Callable
 
 from .. import backend as B
-from ..backend import Array, Namespace, namespace, quiet
+from ..backend import Array, namespace, quiet
 from ..errors import DomainError, InvalidArgumentError
 
 ACTIVATIONS = ("softmax", "resnet")
@@ -129,30 +129,8 @@ def normalised_sums(
     [1.0, 0.0, 0.0, 0.5]
     """
     check_activation(activation)
-    xp = namespace(A)
-    with quiet():
-        T, s, largest, z = _sums(xp, A, b, x, activation, shift, xp.exp(-shift), w2)
-        return Sums(T, xp.stack(s), largest, shift, z if keep_z else None)
-
-
-def _sums(
-    xp: Namespace, A: Array, b: Array, x: Array, activation: str, shift: Array, scale: Array, w2: Array | None
-) -> tuple[Array, list[Array], Array, Array]:
-    z = B.dot(A, x)
-    f = v = xp.exp(z - shift)
-    if activation == "resnet":
-        f, v = f + z * scale, v + scale
-    c = f - b
-    z64 = z
-    if A.dtype != xp.float64:
-        A, z64, f, v, c = (xp.astype(t, xp.float64) for t in (A, z, f, v, c))
-    weights = B.times_each(v, (None, c, f))
-    s = [xp.sum(f), xp.vecdot(c, c), xp.vecdot(c, f), xp.vecdot(f, f)]
-    if w2 is not None:
-        w2z = xp.astype(w2, xp.float64, copy=False) * z64
-        weights = xp.concat([weights, w2z[None, :]])
-        s.append(xp.vecdot(w2z, z64))
-    return B.times_rows(weights, A, cached=True), s, xp.max(z64), z
+    T, s, largest, z = _sums_over([slice(0, A.shape[0])], A, b, x, activation, shift, w2)
+    return Sums(T, s, largest, shift, z if keep_z else None)
 
 
 def blockwise_sums(
@@ -161,29 +139,57 @@ def blockwise_sums(
     """Do what `normalised_sums` does, block by block: A is read once, and no temporary has its size."""
     check_activation(activation)
     xp = namespace(A)
-    rows = B.sweep_rows(A)
+    rows = B.sweep_rows(A, A.shape[1] * 8)  # the columns are multiplied in float64
 
-    def stripe(part: slice) -> tuple[Array, list[Array], list[Array], list[Array]]:
-        T = B.zeros((3 if w2 is None else 4, A.shape[1]), A, dtype=xp.float64)
-        s: list[Array] = []
-        tops: list[Array] = []
-        parts: list[Array] = []
-        with quiet():
-            scale = xp.exp(-shift)
-            for which in B.blocks(part, rows):
-                w2_ = w2 if w2 is None or w2.ndim == 0 else w2[which]
-                T_, s_, top, z = _sums(xp, A[which, :], b[which], x, activation, shift, scale, w2_)
-                T += T_
-                s = [p + q for p, q in zip(s, s_, strict=True)] if s else s_
-                tops.append(top)
-                parts += [z] if keep_z else []
-        return T, s, tops, parts
+    def stripe(part: slice) -> tuple[Array, Array, Array, Array]:
+        return _sums_over(B.blocks(part, rows), A, b, x, activation, shift, w2)
 
-    T, s, tops, parts = map(list, zip(*B.in_order(stripe, B.stripes(A, rows), A), strict=True))
-    total = [functools.reduce(operator.add, terms) for terms in zip(*s, strict=True)]
-    largest = xp.max(xp.stack([top for some in tops for top in some]))
-    z = xp.concat([z for some in parts for z in some]) if keep_z else None
-    return Sums(functools.reduce(operator.add, T), xp.stack(total), largest, shift, z)
+    T, s, tops, parts = zip(*B.in_order(stripe, B.stripes(A, rows), A), strict=True)
+    z = xp.concat(parts) if keep_z else None
+    return Sums(functools.reduce(operator.add, T), functools.reduce(operator.add, s), xp.max(xp.stack(tops)), shift, z)
+
+
+def _sums_over(
+    blocks: list[slice], A: Array, b: Array, x: Array, activation: str, shift: Array, w2: Array | None
+) -> tuple[Array, Array, Array, Array]:
+    """T, s, the largest z and z itself of the rows in consecutive blocks.
+
+    While one thread computes here, and not in a product, the others wait for it. So a block sees the few operations
+    that its columns need, and the sums, which do not need the rows, are taken of all of them at the end.
+    """
+    xp = namespace(A)
+    T = B.zeros((4, A.shape[1]), A, dtype=xp.float64)
+    all_z, all_f = [], []
+
+    def weighted(rows: slice, z: Array) -> Array:
+        assert w2 is not None
+        return xp.astype(w2 if w2.ndim == 0 else w2[rows], xp.float64, copy=False) * z
+
+    with quiet():
+        scale = xp.exp(-shift)
+        for rows in blocks:
+            X = A[rows, :]
+            z = B.dot(X, x)
+            f = v = B.exp_in_place(z - shift)
+            if activation == "resnet":
+                f, v = f + z * scale, v + scale
+            all_z.append(z)
+            all_f.append(f)
+            c = f - b[rows]
+            if X.dtype != xp.float64:
+                X, z, v, c, f = (xp.astype(t, xp.float64, copy=False) for t in (X, z, v, c, f))
+            last = c if w2 is None else weighted(rows, z)  # four columns are multiplied faster than three
+            T += B.dot(B.stack_rows(v, v * c, v * f, last), X)
+        z, f = xp.concat(all_z), xp.concat(all_f)
+        rows = slice(blocks[0].start, blocks[-1].stop)
+        c = xp.astype(f - b[rows], xp.float64, copy=False)
+        f, z64 = (xp.astype(t, xp.float64, copy=False) for t in (f, z))
+        s = [xp.sum(f), xp.vecdot(c, c), xp.vecdot(c, f), xp.vecdot(f, f)]
+        if w2 is None:
+            T = T[:3, :]
+        else:
+            s.append(xp.vecdot(weighted(rows, z64), z64))
+        return T, xp.stack(s), xp.max(z64), z
 
 
 def estimated_log_alpha(A: Array, x: Array, activation: str) -> Array:

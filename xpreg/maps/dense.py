@@ -58,7 +58,7 @@ class DenseRows(Map):
         def part(rows: slice) -> None:
             z[:, rows] = _rows_times(self.A[rows, :], x)
 
-        collections.deque(B.in_order(part, B.blocks(slice(0, self.n), self._stream), self.A), maxlen=0)
+        collections.deque(B.in_order(part, B.stripes(self.A, self._stream), self.A), maxlen=0)
         return z
 
     def adjoint_beside(self, v: Array, others: Callable[[], Sequence[Array]]) -> Array:
@@ -266,18 +266,23 @@ class DenseRows(Map):
         """Return A^T y (k, d) and the sum of y (k, 1), y = D*(A v - <mean, v>), from one read of A; fill ``Av`` (k, n)
         on the way.
         """
-        xp = namespace(D)
+        xp, one = namespace(D), v.shape[0] == 1
         offset = None if mean is None else xp.sum(mean * v, axis=-1, keepdims=True)
+        if one:  # without the axis of the stack: half the operations on a block
+            v, D = v[0, :], D[0, :]
+            Av, offset = (None if array is None else array[0, :] for array in (Av, offset))
 
         def block(rows: slice, X: Array) -> tuple[Array, ...]:
-            t = _rows_times(X, v)
+            y = B.dot(X, v) if one else v @ X.mT
             if Av is not None:
-                Av[:, rows] = t
-            y = D[:, rows] * (t if offset is None else t - offset)
-            return B.times_rows(y, X, cached=True), xp.sum(y, axis=-1, keepdims=True)
+                Av[..., rows] = y
+            if offset is not None:
+                y -= offset
+            y *= D[..., rows]
+            return B.dot(y, X) if one else B.times_rows(y, X, cached=True), xp.sum(y, axis=-1)
 
         total, y_sum = self.sweep(block)
-        return total, y_sum
+        return xp.reshape(total, (-1, self.d)), xp.reshape(y_sum, (-1, 1))
 
     @functools.cached_property
     def _packing(self) -> tuple[Array, Array, Array]:

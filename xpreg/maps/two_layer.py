@@ -188,7 +188,7 @@ class Cell(Map):
         if isinstance(which, slice):
             return self.A2.A[which, :] @ self._SA1
         parts = B.blocks(slice(0, which.shape[0]), B.sweep_rows(self.A2.A, None, BLOCK_BYTES))
-        taken = [self.A2.take_rows(which[rows]) @ self._SA1 for rows in parts or [slice(0, 0)]]
+        taken = [self.A2.take_rows(which[rows]) @ self._SA1 for rows in parts]
         return namespace(which).concat(taken)
 
     def times(self, T: Array) -> Callable[[slice], Array]:
