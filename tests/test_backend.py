@@ -143,3 +143,16 @@ def test_stripes_and_their_blocks_are_all_rows_in_order_and_of_nearly_one_size(b
         assert max(sizes) - min(sizes) <= 1
     if backend.name == "numpy" and n > max(16, rows):  # halves and quarters of the work for 2 and 4 threads
         assert len(stripes) % 2 == 0
+
+
+@pytest.mark.parametrize("d", [1, 3, 20, 47, 50, 70, 100])
+@pytest.mark.parametrize("signs", ["positive", "negative", "mixed", "zero"])
+@pytest.mark.parametrize("centred", [False, True])
+def test_a_weighted_gram_matrix_by_whichever_product_suits_the_width_and_the_signs(backend, rng, d, signs, centred):
+    X, mean = rng.standard_normal((1201, d)), rng.standard_normal(d)
+    D = rng.standard_normal(1201)
+    D = {"positive": np.abs(D), "negative": -np.abs(D), "mixed": D, "zero": 0 * D}[signs]
+    Y = X - mean if centred else X
+    found = B.weighted_gram(backend.array(X), backend.array(D), backend.array(mean) if centred else None)
+    np.testing.assert_allclose(backend.numpy(found), Y.T @ (Y * D[:, None]), rtol=0, atol=1e-10)
+    np.testing.assert_array_equal(backend.numpy(found), backend.numpy(found).T)

@@ -32,8 +32,8 @@ second read costs less than the time for which threads wait for each other while
 BATCH_ENTRIES, BATCH_ROWS = 25_000, 25
 """Entries in a batch of rows that a few columns are multiplied with, and the least rows of one."""
 
-GRAM_ROWS = 2048
-"""Rows in a block of a Gram pass on the CPU."""
+GRAM_ROWS, GRAM_BYTES = 2048, 2**19
+"""Rows in a block of a Gram pass on the CPU; more where rows are so narrow that these take less than so many bytes."""
 
 TILE_BYTES = 2**19
 """Bytes of the largest temporary array of elementwise work on the CPU, so that it stays in cache."""
@@ -78,9 +78,8 @@ def batch_rows(X: Array) -> int:
 
 def gram_rows(A: Array) -> int:
     """How many rows of A (n, d) a Gram matrix takes at a time."""
-    if is_numpy(A):
-        return GRAM_ROWS
-    return max(256, LAUNCH_BYTES // (A.shape[1] * itemsize(A)))
+    row_bytes = A.shape[1] * itemsize(A)
+    return max(GRAM_ROWS, GRAM_BYTES // row_bytes) if is_numpy(A) else max(256, LAUNCH_BYTES // row_bytes)
 
 
 def stripes(A: Array, rows: int) -> list[slice]:

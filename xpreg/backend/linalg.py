@@ -176,12 +176,17 @@ def times_rows(V: Array, X: Array, *, cached: bool = False) -> Array:
     From memory, NumPy takes the block in batches of rows that OpenBLAS need not repack; what is ``cached`` already, as
     it is.
     """
-    k, n = V.shape
+    k = V.shape[0]
     if k == 1 or not is_numpy(X) or k > FEW_COLUMNS:
         return dot(V, X)
-    rows = batch_rows(X)
+    return np.dot(V, X) if cached else _in_batches(V, X, batch_rows(X))
+
+
+def _in_batches(V: np.ndarray, X: np.ndarray, rows: int) -> np.ndarray:
+    """Return V X (k, d) as a sum of products of ``rows`` rows of X (n, d) each."""
+    k, n = V.shape
     m = n // rows
-    if cached or m < 2:
+    if m < 2:
         return np.dot(V, X)
     whole = m * rows
     batches = V[:, :whole].reshape(k, m, rows).transpose(1, 0, 2) @ X[:whole].reshape(m, rows, X.shape[1])
@@ -192,26 +197,32 @@ def times_rows(V: Array, X: Array, *, cached: bool = False) -> Array:
 FEW_COLUMNS = 8
 """Up to so many columns at a time a product with rows is bound by reading them."""
 
-SYRK_COLUMNS = 48
-"""From this many columns on, half the flops are worth the ordering of the rows by sign (measured, NumPy, OpenBLAS)."""
+SYRK_COLUMNS, ORDERED_COLUMNS = 48, 60
+"""From these many columns on, half the flops are worth it: with D of one sign, and where the rows are to be ordered by
+its sign first (measured, NumPy, OpenBLAS)."""
+
+SMALL_PRODUCT = 1_000_000
+"""Multiplications up to which OpenBLAS does not copy the factors of a product first."""
 
 
 def weighted_gram(X: Array, D: Array, mean: Array | None = None) -> Array:
     """Return ``Y^T diag(D) Y``, Y = X - mean, for a block of rows X (n, d) and D (n,) of any sign.
 
     NumPy turns ``Z.T @ Z`` into a symmetric rank-k update, half the work of a product: so it takes Z = sqrt|D| Y, the
-    rows with positive and with negative D one after the other. For narrow rows that ordering costs more than it saves.
-    Elsewhere one plain product does it without a synchronisation.
+    rows with positive and with negative D one after the other. For narrow rows small products do it. Elsewhere one
+    plain product does, without a synchronisation.
     """
-    xp = namespace(X)
-    if not is_numpy(X) or X.shape[1] < SYRK_COLUMNS:
+    xp, (n, d) = namespace(X), X.shape
+    if not is_numpy(X):
         Y = X if mean is None else X - mean
-        G = xp.matrix_transpose(Y * D[:, None]) @ Y
-        return 0.5 * (G + xp.matrix_transpose(G))
+        return _symmetric(xp.matrix_transpose(Y * D[:, None]) @ Y)
     negative = D < 0
-    p = len(D) - int(negative.sum())
+    p = n - int(negative.sum())
+    if d < (ORDERED_COLUMNS if 0 < p < n else SYRK_COLUMNS):
+        Y = X if mean is None else X - mean
+        return _symmetric(_in_batches((Y * D[:, None]).T, Y, max(16, SMALL_PRODUCT // d**2)))
     root = np.sqrt(np.abs(D))
-    if 0 < p < len(D):
+    if 0 < p < n:
         order = np.argsort(negative, kind="stable")
         X, root = X[order], root[order]
         Z = X if mean is None else np.subtract(X, mean, out=X)
@@ -221,3 +232,7 @@ def weighted_gram(X: Array, D: Array, mean: Array | None = None) -> Array:
     if mean is not None:
         Z *= root[:, None]
     return Z.T @ Z if p else -(Z.T @ Z)
+
+
+def _symmetric(G: Array) -> Array:
+    return 0.5 * (G + namespace(G).matrix_transpose(G))
