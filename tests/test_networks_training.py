@@ -414,6 +414,7 @@ def test_a_failed_save_leaves_the_old_checkpoint(case, tmp_path, monkeypatch):
         ({"track": "drift"}, "track is 'drift'"),
         ({"track": ("speed",)}, "track is"),
         ({"patience": 0}, "patience is 0"),
+        ({"resume": "no"}, "resume is 'no', but True or False is needed"),
     ],
 )
 def test_bad_options_are_refused(options, message):

@@ -23,6 +23,13 @@ def require_number(name: str, value: Any, fits: Callable[[Any], bool], needed: s
         raise InvalidArgumentError(f"{name} is {value!r}, but {needed} is needed.")
 
 
+def require_flags(**values: Any) -> None:
+    """Refuse what is neither True nor False, of Python or NumPy: any word would count as True, 'no' too."""
+    for name, value in values.items():
+        if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):
+            raise InvalidArgumentError(f"{name} is {value!r}, but True or False is needed.")
+
+
 def require_known(options: Any, method: str, known: Any) -> None:
     """Refuse options that a method has not."""
     for name in options:

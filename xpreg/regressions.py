@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from . import activations
 from . import backend as B
-from .arguments import require_number, require_one_of
+from .arguments import require_flags, require_number, require_one_of
 from .backend import Array, namespace
 from .checks import check_matrix, check_rows
 from .errors import InvalidArgumentError
@@ -128,6 +128,7 @@ class _ElementwiseRegression(LinearProblem):
         rescaled: bool = False,
         device: str | None = None,
     ):
+        require_flags(rescaled=rescaled)
         activation = type(self).activation
         head: Head = Rescaled(f"{self.name}-rescaled", activation) if rescaled else Elementwise(self.name, activation)
         super().__init__(head, A, b, weights, device)

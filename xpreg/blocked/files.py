@@ -6,7 +6,6 @@ import abc
 import importlib
 import io
 import mmap
-import numbers
 import os
 import queue
 import re
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from .. import backend as B
+from ..arguments import require_integers
 from ..errors import InvalidArgumentError
 from .local import Source
 
@@ -52,8 +52,8 @@ class Rows(Source):
             raise InvalidArgumentError(
                 f"{name} has shape {shape}, but a matrix (n, d) with at least one row and one column is needed."
             )
-        if block_bytes is not None and (not isinstance(block_bytes, numbers.Integral) or block_bytes < 1):
-            raise InvalidArgumentError(f"block_bytes is {block_bytes!r}, but a positive integer or None is needed.")
+        if block_bytes is not None:
+            require_integers(block_bytes=block_bytes)
         self.name, self.shape, self.dtype = name, shape, dtype
         self.like = np.empty((0, 0), dtype)
         row_bytes = shape[1] * dtype.itemsize

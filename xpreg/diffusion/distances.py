@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import backend as B
-from ..arguments import require_integers
+from ..arguments import require_flags, require_integers
 from ..backend import Array
 from ..errors import InvalidArgumentError
 from .process import require_points
@@ -65,6 +65,7 @@ def nearest(x: Array, y: Array, *, exclude_self: bool = False) -> tuple[Array, A
     distances (n,), indices (n,)
     """
     _require_pair(x, y)
+    require_flags(exclude_self=exclude_self)
     if exclude_self and (x.shape != y.shape or x.shape[0] < 2):
         raise InvalidArgumentError(
             f"exclude_self is True, but x has shape {tuple(x.shape)} and y has {tuple(y.shape)}: both must be the "

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from .. import backend as B
-from ..arguments import require_integers
+from ..arguments import require_flags, require_integers, require_one_of
 from ..backend import Array
 from ..errors import InvalidArgumentError
 from .process import OrnsteinUhlenbeck, log_noise_to_signal, require_interval, time_at
@@ -122,8 +122,8 @@ def sample(
             )
         model = model.to_device(device)
     require_integers(n=n, steps=steps)
-    if method not in ("sde", "ode"):
-        raise InvalidArgumentError(f"method is {method!r}, but 'sde' or 'ode' is needed.")
+    require_one_of("method", method, ("sde", "ode"))
+    require_flags(to_zero=to_zero)
     t_min, t_max = _limit(model, "t_min", t_min), _limit(model, "t_max", t_max)
     require_interval(t_min, t_max)
     rng, times = B.generator(seed), time_grid(t_max, t_min, steps)

@@ -17,7 +17,7 @@ import math
 from typing import Any, ClassVar, Self
 
 from .. import backend as B
-from ..arguments import require_integers, require_number, require_one_of
+from ..arguments import require_flags, require_integers, require_number, require_one_of
 from ..backend import Array
 from ..errors import DomainError, InvalidArgumentError
 from . import checks, kernels, memory
@@ -114,6 +114,7 @@ class TwoLayerNetwork(abc.ABC):
     ) -> Self:
         require_integers(d=d, m=m, **({} if k is None else {"k": k}))
         require_number("sigma", sigma, lambda v: 0 <= v < math.inf, "a number >= 0")
+        require_flags(pairs=pairs)
         if like is None:
             require_one_of("dtype", dtype, ("float64", "float32"))
         if pairs and m % 2:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import backend as B
-from ..arguments import require_integers, require_number
+from ..arguments import require_flags, require_integers, require_number, require_one_of
 from ..backend import Array
 from ..errors import DomainError, InvalidArgumentError
 from . import checkpoint as store
@@ -121,7 +121,9 @@ def train(
     checks.points(network, X=X, y=y)
     if validation is not None:
         checks.points(network, X=validation[0], y=validation[1], names=("validation X", "validation y"))
-    maxiter = MAXITER.get(method, 0) if maxiter is None else maxiter
+    require_one_of("method", method, MAXITER)
+    require_flags(resume=resume)
+    maxiter = MAXITER[method] if maxiter is None else maxiter
     _check_options(
         maxiter=maxiter,
         tol=tol,
@@ -287,11 +289,9 @@ def _method(method, network, X, Y, *, step, batch_size, momentum, damping, gram,
         if batch_size is None:
             return GradientDescent(X, Y, step=step, momentum=momentum, seed=seed)
         return BatchGradientDescent(X, Y, batch_size=batch_size, step=step, momentum=momentum, seed=seed)
-    if method == "gram-gauss-newton":
-        if batch_size is not None or momentum:
-            raise InvalidArgumentError("batch_size and momentum belong to method='gradient-descent': leave them out.")
-        return GramGaussNewton(network, X, Y, step=step, damping=damping, gram=gram, max_bytes=max_bytes)
-    raise InvalidArgumentError(f"method is {method!r}, but 'gradient-descent' or 'gram-gauss-newton' is needed.")
+    if batch_size is not None or momentum:
+        raise InvalidArgumentError("batch_size and momentum belong to method='gradient-descent': leave them out.")
+    return GramGaussNewton(network, X, Y, step=step, damping=damping, gram=gram, max_bytes=max_bytes)
 
 
 def _check_options(

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-import numbers
 from collections.abc import Callable
 from typing import Any
 
 from .. import backend as B
 from .. import evaluation
-from ..arguments import require_known, require_one_of
+from ..arguments import require_flags, require_integers, require_known, require_number, require_one_of
 from ..backend import Array, namespace
 from ..errors import InvalidArgumentError
 from ..kinks import most_faces
@@ -119,8 +118,12 @@ def minimize(
     if callback is not None and not callable(callback):
         raise InvalidArgumentError(f"callback is a {type(callback).__name__}, but a function of a record is needed.")
     solver = _make_method(method, options)
-    _check_limits(tol, maxiter)
-    _check_checkpoint(checkpoint, checkpoint_every, resume)
+    require_number("tol", tol, lambda v: 0 <= v < math.inf, "a number >= 0")
+    require_integers(0, maxiter=maxiter)
+    require_integers(checkpoint_every=checkpoint_every)
+    require_flags(certify=certify, resume=resume)
+    if resume and checkpoint is None:
+        raise InvalidArgumentError("resume is True, but checkpoint is None: pass the path to go on from.")
     with B.using(device):
         problem, x0 = problem.to_device(device), B.to_device(x0, device, "x0")
         problem, x = _start(problem, x0)
@@ -282,17 +285,3 @@ def _make_method(method: str, options: dict[str, Any]) -> Method:
     known = [name for name in inspect.signature(METHODS[method].__init__).parameters if name != "self"]
     require_known(options, method, known)
     return METHODS[method](**options)
-
-
-def _check_limits(tol: float, maxiter: int) -> None:
-    if not isinstance(tol, numbers.Real) or not 0 <= tol < math.inf:
-        raise InvalidArgumentError(f"tol is {tol!r}, but a number >= 0 is needed.")
-    if not isinstance(maxiter, numbers.Integral) or maxiter < 0:
-        raise InvalidArgumentError(f"maxiter is {maxiter!r}, but an integer >= 0 is needed.")
-
-
-def _check_checkpoint(checkpoint: Any, every: Any, resume: bool) -> None:
-    if not isinstance(every, numbers.Integral) or every < 1:
-        raise InvalidArgumentError(f"checkpoint_every is {every!r}, but an integer >= 1 is needed.")
-    if resume and checkpoint is None:
-        raise InvalidArgumentError("resume is True, but checkpoint is None: pass the path to go on from.")
