@@ -11,7 +11,7 @@ if [ -n "${XPREG_PYTHON:-}" ]; then
     PYTHON=$XPREG_PYTHON
 else
     # the newest CUDA that the driver can run decides which CuPy is installed
-    cuda=$(nvidia-smi | sed -n 's/.*CUDA Version: *\([0-9]*\).*/\1/p' | head -n 1)
+    cuda=$(nvidia-smi | sed -nE 's/.*CUDA( UMD)? Version: *([0-9]+).*/\2/p' | head -n 1)
     if [ "${cuda:-0}" -ge 13 ]; then cuda=13; else cuda=12; fi
     EXTRAS="cuda$cuda,sparse,plot,progress,sklearn,test"
     XPREG_VENV=${XPREG_VENV:-.venv-gpu}

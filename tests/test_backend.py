@@ -130,6 +130,42 @@ def test_the_exponential_of_what_is_not_needed_any_more(backend, rng):
     np.testing.assert_allclose(backend.numpy(B.exp_in_place(backend.array(x))), np.exp(x), rtol=1e-14)
 
 
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("d", [1, 5])
+def test_the_inverse_of_a_transposed_factor(backend, rng, k, d):
+    L = np.tril(rng.standard_normal((k, d, d))) + 3.0 * np.eye(d)
+    found = backend.numpy(B.inverse_transposed(backend.array(L)))
+    np.testing.assert_allclose(found, np.linalg.inv(L).swapaxes(1, 2), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("lead", [(), (1,), (3,), (1, 1), (1, 2), (2, 1)])
+def test_reductions_along_the_rows_whatever_stands_in_front(backend, rng, lead):
+    x, y = rng.standard_normal((2, *lead, 50))
+    x_, y_ = backend.array(x), backend.array(y)
+    for found, expected in (
+        (B.row_sum(x_), x.sum(-1)),
+        (B.row_sum(x_, keepdims=True), x.sum(-1, keepdims=True)),
+        (B.row_max(x_), x.max(-1)),
+        (B.row_norm(x_), np.linalg.norm(x, axis=-1)),
+        (B.row_dot(x_, y_), (x * y).sum(-1)),
+    ):
+        found = backend.numpy(found)
+        assert found.shape == np.shape(expected)
+        np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-13)
+    np.testing.assert_array_equal(backend.numpy(B.row_argmax(x_)), x.argmax(-1)[..., None])
+    np.testing.assert_array_equal(backend.numpy(B.row_all(x_ < float(x.max()))), (x < x.max()).all(-1))
+    assert backend.numpy(B.row_all(x_ <= float(x.max()))).all()
+
+
+@pytest.mark.parametrize(("of_x", "of_y"), [((1, 2), (1, 1)), ((1, 2), (3, 1)), ((3,), (1,)), ((1,), (3,)), ((), (1,))])
+def test_scalar_products_broadcast(backend, rng, of_x, of_y):
+    x, y = rng.standard_normal((*of_x, 50)), rng.standard_normal((*of_y, 50))
+    found = backend.numpy(B.row_dot(backend.array(x), backend.array(y)))
+    expected = (x * y).sum(-1)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-13)
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 16, 17, 1000])
 @pytest.mark.parametrize("rows", [1, 5, 64, 2000])
 def test_stripes_and_their_blocks_are_all_rows_in_order_and_of_nearly_one_size(backend, n, rows):

@@ -182,6 +182,23 @@ def test_bad_arguments_of_a_launch_are_named(bench):
         stream.gram_sums(np.ones((3, 4))[:, ::2], np.ones(3), np.ones(2))
 
 
+def test_vectors_need_not_lie_in_one_piece(bench):
+    """A column of something as b, and one weight that stands for all, as a problem keeps them."""
+    case = next(c for c in CASES if c.kernel == "normalised" and c.extra)
+    A, b, x, shift = case.A, case.b, case.x, case.shift
+    stream, options = bench.stream(), {"activation": case.activation, "shift": shift}
+    apart = [np.stack([q, 0 * q], axis=1)[:, 0] for q in (b, x)]
+    w2 = np.broadcast_to(b[:1], b.shape)
+    want = stream.normalised_sums(A, b, x, w2=w2.copy(), **options)
+    found = stream.normalised_sums(A, *apart, w2=w2, **options)
+    np.testing.assert_array_equal(found.T, want.T)
+    np.testing.assert_array_equal(found.s, want.s)
+    case = next(c for c in CASES if c.kernel == "gram" and c.extra)
+    want = stream.gram_sums(case.A, case.b, case.x, centre=case.centre)
+    apart = [np.stack([q, 0 * q], axis=1)[:, 0] for q in (case.b, case.x, case.centre)]
+    np.testing.assert_array_equal(stream.gram_sums(case.A, *apart[:2], centre=apart[2]).y, want.y)
+
+
 SANITIZED = """
 import sys
 from support.kernels import Bench, Case
@@ -323,11 +340,20 @@ def test_results_have_the_dtype_of_A_and_sums_are_double(backend, rng, activatio
     assert all(q.dtype == backend.xp.float64 for q in (sums.T, sums.s, sums.largest))
 
 
-@pytest.mark.parametrize("make", [xpreg.SoftmaxRegression, xpreg.ResNetSoftmaxRegression])
-def test_problems_use_the_fused_kernels_where_they_apply(bench, monkeypatch, rng, make):
-    A, b, x, v = rng.standard_normal((40, 6)), rng.dirichlet(np.ones(40)), rng.standard_normal(6), np.ones(6)
-    weights = rng.random(40)
-    A -= A.mean(axis=0)
+NORMALISED = [xpreg.SoftmaxRegression, xpreg.ResNetSoftmaxRegression]
+
+
+def one_problem(rng, weights):
+    """A, b, x, v and weights; b, x and v are columns of something, and one weight stands for all."""
+    A, b = rng.standard_normal((40, 6)), rng.dirichlet(np.ones(40))
+    apart = [np.stack([q, 0 * q], axis=1)[:, 0] for q in (b, rng.standard_normal(6), np.ones(6))]
+    return A - A.mean(axis=0), *apart, rng.random(40) if weights == "vector" else weights
+
+
+@pytest.mark.parametrize("weights", ["vector", 0.3])
+@pytest.mark.parametrize("make", NORMALISED)
+def test_problems_use_the_fused_kernels_where_they_apply(bench, monkeypatch, rng, make, weights):
+    A, b, x, v, weights = one_problem(rng, weights)
     problem = make(A, b, weights=weights)
     value, grad, product = *problem.value_and_grad(x), problem.hvp(x, v)
     stream = bench.stream()
@@ -367,3 +393,20 @@ def test_sums_on_the_gpu_equal_the_array_code_and_are_the_same_in_every_run(case
     first, second = ({name: B.to_numpy(q) for name, q in device.run(stream).items()} for _ in range(2))
     assert_close(case, first)
     assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("weights", ["vector", 0.3, 0.0])
+@pytest.mark.parametrize("make", NORMALISED if B.cuda_is_available() else NO_GPU)
+def test_problems_on_the_gpu_are_the_same_with_the_fused_kernels_on(rng, make, weights):
+    A, b, x, v, weights = one_problem(rng, weights)
+    cupy = B.require_cupy()
+    A, b, x, v = map(cupy.asarray, (A, b, x, v))
+    problem = make(A, b, weights=weights if isinstance(weights, float) else cupy.asarray(weights))
+    found = []
+    for on in (False, True):
+        kernels.use_fused(on)
+        found.append([B.to_numpy(q) for q in (*problem.value_and_grad(x), problem.hvp(x, v))])
+    kernels.use_fused(False)
+    for plain, fused in zip(*found, strict=True):
+        np.testing.assert_allclose(fused, plain, rtol=1e-10, atol=1e-13)

@@ -1,10 +1,12 @@
 """CSR rows give what the same rows give as a dense array, in the memory that they take."""
 
+import importlib
 import sys
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from conftest import make_backend
 from support import fakecupyx, fakegpu
 from support.certificates import same_claims
 from support.problems import data
@@ -293,6 +295,7 @@ def test_parts_that_are_no_csr_matrix_are_refused(tmp_path, capsys, change):
 @pytest.fixture
 def on_gpu(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupyx.scipy.sparse", fakecupyx)
+    monkeypatch.setitem(sys.modules, "cupyx.cusparse", fakecupyx)
     return lambda values: fakegpu.xp.asarray(np.asarray(values))
 
 
@@ -351,3 +354,23 @@ def test_a_matrix_whose_indices_are_out_of_range_is_refused(rng):
     A.indices[4] = 2_000_000
     with pytest.raises(xpreg.InvalidArgumentError, match="A is no valid CSR matrix"):
         xpreg.SoftmaxRegression(A, np.ones(5) / 5)
+
+
+@pytest.mark.parametrize("library", ["numpy"] + (["cupy"] if xpreg.backend.cuda_is_available() else []))
+@pytest.mark.parametrize("loss", ["softmax", "resnet-softmax", "exp"])
+def test_the_sparse_matrices_of_each_library_at_hand(rng, library, loss):
+    sparse, dense, x = both(loss, rng, weights=0.1)
+    backend, A = make_backend(library), sparse.rows.A
+    if library == "cupy":
+        parts = [backend.xp.asarray(part) for part in (A.data, A.indices, A.indptr)]
+        A = importlib.import_module("cupyx.scipy.sparse").csr_matrix(tuple(parts), shape=A.shape)
+    problem = LOSSES[loss](A, backend.array(dense.b), weights=0.1)
+    at, want, v = problem.at(backend.array(x)), dense.at(x), rng.standard_normal(x.shape)
+    assert_equal(backend.numpy(at.value), want.value)
+    assert_equal(backend.numpy(at.grad), want.grad)
+    assert_equal(backend.numpy(at.hess()), want.hess())
+    assert_equal(backend.numpy(at.hvp(backend.array(v))), want.hvp(v))
+    assert_equal(backend.numpy(problem.rows.take_rows(slice(3, 40))), dense.rows.A[3:40])
+    result, expected = xpreg.minimize(problem, backend.array(x), tol=1e-10), xpreg.minimize(dense, x, tol=1e-10)
+    assert result.status == expected.status
+    assert_equal(backend.numpy(result.x), expected.x, 1e-6)

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from typing import TYPE_CHECKING
 
-from .backend import Array, full, itemsize, namespace
+from .backend import Array, full, itemsize, namespace, row_dot, row_sum
 from .memory import require
 
 if TYPE_CHECKING:
@@ -77,19 +77,18 @@ class Curvature:
 
     def product(self, t: Array) -> Array:
         """Return B t for t (..., n)."""
-        xp = namespace(t)
         if self.centre is None:
             y = self.D * t
         else:
-            y = self.D * (t - xp.sum(self.centre * t, axis=-1, keepdims=True))
-            y = y - self.centre * xp.sum(y, axis=-1, keepdims=True)
+            y = self.D * (t - row_dot(self.centre, t)[..., None])
+            y -= self.centre * row_sum(y, keepdims=True)
         if self.U is not None:
-            y = y + ((self.K @ xp.vecdot(self.U, t[..., None, :])[..., None]).mT @ self.U)[..., 0, :]
+            y += ((self.K @ row_dot(self.U, t[..., None, :])[..., None]).mT @ self.U)[..., 0, :]
         return y
 
     def quadratic(self, t: Array) -> Array:
         """Return <t, B t> (...) for t (..., n)."""
-        return namespace(t).sum(t * self.product(t), axis=-1)
+        return row_dot(t, self.product(t))
 
 
 def symmetric_2x2(k11: Array, k12: Array, k22: Array) -> Array:
@@ -144,7 +143,7 @@ class Hessian:
         if B.inner is None:
             return total
         t = self.rows.inner.apply(v)
-        return total + namespace(t).sum(B.inner * t * t, axis=-1)
+        return total + row_dot(B.inner * t, t)
 
     def operator(self) -> Product:
         """Return v -> H v, and A1 v where it is met on the way. What does not depend on v is worked out once."""

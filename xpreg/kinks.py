@@ -209,7 +209,9 @@ def least_in_box(Q: Array, w: Array, lo: Array) -> Array:
             return mu
         newton = newton_step(free, g)
         steps = xp.stack([newton, 0.25 * newton, -g / scale, -0.1 * g / scale], axis=1)
-        target = xp.clip(mu[:, None, :] + steps, lo[:, None, :], hi[:, None, :])
+        target = xp.maximum(
+            xp.minimum(mu[:, None, :] + steps, hi[:, None, :]), lo[:, None, :]
+        )  # clip would read the host
         move = target - mu[:, None, :]
         change = xp.sum(move * (g[:, None, :] + 0.5 * (move @ Q)), axis=-1, keepdims=True)
         best = (change <= xp.min(change, axis=1, keepdims=True)) & (change < 0)

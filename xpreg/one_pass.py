@@ -78,7 +78,7 @@ def _separable_sums(head: Head, rows: DenseRows, x: Array, b: Array, w2: Array |
         value, g = point.value, point.g_z
         if w2 is not None:
             g_w = w2[which] * z
-            value, g = value + 0.5 * namespace(z).vecdot(g_w, z), g + g_w
+            value, g = value + 0.5 * B.row_dot(g_w, z), g + g_w
         return value[0], B.dot(g[0, :], X)
 
     with quiet():

@@ -254,7 +254,7 @@ class Point:
         if w2 is None:
             return self.head.value
         with quiet():
-            return self.head.value + 0.5 * namespace(self.y).sum(w2 * self.y * self.y, axis=-1)
+            return self.head.value + 0.5 * B.row_dot(w2 * self.y, self.y)
 
     @functools.cached_property
     def rows(self) -> Map:

@@ -53,7 +53,6 @@ def whiten(G: Array, squares: Array, least: float = 0.0) -> tuple[Array, Array]:
     while True:
         L, ok = B.cholesky(G + shift * B.eye(d, G))
         if bool(xp.all(ok)):
-            with B.all_threads(L):
-                T = s[:, :, None] * xp.linalg.inv(L).mT
+            T = s[:, :, None] * B.inverse_transposed(L)
             return xp.where(finite, T, xp.full_like(T, xp.nan)), shift[:, 0, :] / (s * s)
         shift = xp.where(ok[:, None, None], shift, 100.0 * shift)  # rare: rounding made it indefinite

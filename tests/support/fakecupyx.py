@@ -69,4 +69,11 @@ class csr_matrix:
         return wrap(self._host.toarray())
 
 
+def sparseToDense(x):
+    """As in cupyx.cusparse, which takes duplicates for what they are not, and gives Fortran order."""
+    assert x.has_canonical_format
+    assert x.data.shape[0]
+    return wrap(np.asfortranarray(x._host.toarray()))
+
+
 csr_matrix.__module__ = csc_matrix.__module__ = "cupyx.scipy.sparse._csr"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import array_api_compat as compat
@@ -294,12 +294,6 @@ def read(*values: Array) -> list[np.ndarray]:
     if all(is_numpy(v) for v in values):
         return [np.asarray(v) for v in values]
     return list(to_numpy(xp.stack([xp.astype(v, dtype, copy=False) for v in values])))
-
-
-def row_sums(*vectors: Array) -> Sequence[Array]:
-    """Return the sums over the last axis of each; vectors in blocks are read once for all of them."""
-    together = getattr(namespace(vectors[0]), "row_sums", None)
-    return [namespace(v).sum(v, axis=-1) for v in vectors] if together is None else together(*vectors)
 
 
 def peek(x: Array) -> np.ndarray | None:

@@ -28,6 +28,9 @@ def cholesky(H: Array) -> tuple[Array, Array]:
     squared norms diag(H), which only a completed factorisation gives.
     """
     xp = namespace(H)
+    if H.ndim == 3 and H.shape[0] == 1 and not is_numpy(H):  # one matrix: CuPy's batched routines are for small ones
+        L, ok = cholesky(H[0, ...])
+        return L[None, ...], xp.reshape(ok, (1,))
     try:
         with all_threads(H):
             L = xp.linalg.cholesky(H)
@@ -53,6 +56,8 @@ def qr_factor(X: Array) -> Array:
     """
     if is_numpy(X):
         return np.linalg.qr(X, mode="r")
+    if compat.is_cupy_array(X):
+        return importlib.import_module("cupy").linalg.qr(X, mode="r")
     return namespace(X).linalg.qr(X, mode="reduced")[1]
 
 
@@ -83,6 +88,25 @@ def solve_posdef(H: Array, L: Array, g: Array) -> Array:
         y = triangular(L, g, lower=True)  # stacks are taken C-ordered
         return triangular(L, y, trans="T", lower=True)
     return xp.linalg.solve(H, g[..., None])[..., 0]
+
+
+def inverse_transposed(L: Array) -> Array:
+    """Return L^-T, (k, d, d), for lower triangular L (k, d, d) with a diagonal that is not 0."""
+    xp = namespace(L)
+    if L.shape[0] == 1 and not is_numpy(L):
+        return _inverse_transposed(L[0, ...])[None, ...]
+    with all_threads(L):
+        return xp.stack([_inverse_transposed(L[i, ...]) for i in range(L.shape[0])])
+
+
+def _inverse_transposed(L: Array) -> Array:
+    triangular = _triangular_solver(L)
+    if triangular is None:
+        return namespace(L).linalg.inv(L).mT
+    if is_numpy(L):
+        (trtri,) = importlib.import_module("scipy.linalg").get_lapack_funcs(("trtri",), (L,))
+        return trtri(L.T)[0]  # a third of the work of a solve with the identity
+    return triangular(L.T, eye(L.shape[-1], L), lower=False)
 
 
 def solve_if_posdef(H: Array, g: Array, ridge: Array) -> tuple[Array, Array]:

@@ -101,6 +101,16 @@ def csr_to_device(A: Any, target: str | None) -> Any:
     return _make(data, indices, indptr, A.shape)
 
 
+def csr_dense(A: Any) -> Array:
+    """Return canonical rows A as a dense array.
+
+    cupyx's ``toarray`` sorts a copy of the matrix first, and reads the host; what is canonical needs neither.
+    """
+    if is_numpy(A.data) or A.data.shape[0] == 0:
+        return A.toarray()
+    return importlib.import_module("cupyx.cusparse").sparseToDense(A)
+
+
 def csr_gram(A: Any, AT: Any, D: Array) -> Array:
     """Return A^T diag(D) A (d, d), dense, from A and A^T as CSR: one scaled copy of the values of A."""
     return (AT @ csr_like(A, A.data * namespace(D).repeat(D, A.indptr[1:] - A.indptr[:-1]))).toarray()

@@ -40,7 +40,7 @@ class HeadPoint(abc.ABC):
 
     def change(self, dz: Array) -> Array:
         """Return how far a step dz goes, (...): the largest change of an exponent, which is 1 when e^z grows e-fold."""
-        return namespace(dz).max(namespace(dz).abs(dz), axis=-1)
+        return B.row_max(namespace(dz).abs(dz))
 
     def is_reachable_from(self, start: HeadPoint, dz: Array) -> Array:
         """Return whether the loss is defined on the whole segment from ``start``, dz = z - z_start: (...) bool.
@@ -80,11 +80,11 @@ class Head(abc.ABC):
         if not self.normalised:
             return some
         with quiet():
-            return some * (xp.sum(b, axis=-1, keepdims=True) / xp.sum(some, axis=-1, keepdims=True))
+            return some * (B.row_sum(b, keepdims=True) / B.row_sum(some, keepdims=True))
 
     def scale(self, b: Array) -> Array:
         """Return the loss (...) that a prediction without any fit has: by it a loss is small."""
-        return 0.5 * namespace(b).vecdot(b, b)
+        return 0.5 * B.row_dot(b, b)
 
     def check_b(self, b: Array) -> None:  # noqa: B027 - most losses accept any finite b
         """Refuse a ``b`` that this loss has no meaning for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .. import backend as B
 from ..activations import Activation
 from ..backend import Array, namespace, quiet
 from ..curvature import Curvature
@@ -33,7 +34,7 @@ class ElementwisePoint(HeadPoint):
         with quiet():
             self.g, self.g1, self.g2 = activation(z)
             self.r = self.g - b
-            value = 0.5 * xp.sum(self.r * self.r, axis=-1)
+            value = 0.5 * B.row_sum(self.r * self.r)
             self.value = xp.where(xp.isfinite(value), value, xp.full_like(value, xp.inf))
             self.g_z = self.g1 * self.r
 

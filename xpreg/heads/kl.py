@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .. import backend as B
 from ..backend import Array, namespace, quiet
 from ..curvature import Curvature
 from .base import Head, check_distribution
@@ -38,7 +39,7 @@ class SoftmaxKLPoint(SimplexPoint):
     def __init__(self, z: Array, b: Array):
         xp = namespace(z)
         self.f, m, log_alpha, _ = softmax(z)
-        self.beta = xp.sum(b, axis=-1, keepdims=True)
+        self.beta = B.row_sum(b, keepdims=True)
         self.g_z = self.beta * self.f - b
         # sum b log(b/f) = sum [b log(b/f) - b + f] for distributions; no term of the right is negative, and with
         # r = (f - b)/b it is b (r - log1p(r)), which does not cancel where f is close to b
@@ -49,7 +50,7 @@ class SoftmaxKLPoint(SimplexPoint):
             close = b * (r - xp.log1p(r))
             far = b * (xp.log(safe) + log_alpha - (z - m)) - b + self.f
             terms = xp.where(xp.abs(r) < 0.5, close, far)
-        self.value = xp.sum(xp.where(positive, terms, self.f), axis=-1)
+        self.value = B.row_sum(xp.where(positive, terms, self.f))
 
     def curvature(self) -> Curvature:
         """Centred at f: D = beta f."""

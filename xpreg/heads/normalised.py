@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .. import backend as B
 from ..activations import Activation, exp_plus_linear
 from ..backend import Array, namespace, quiet
 from ..curvature import Curvature, symmetric_2x2
@@ -41,21 +42,21 @@ class NormalisedPoint(HeadPoint):
 
     def __init__(self, activation: Activation, z: Array, b: Array):
         xp = namespace(z)
-        top = xp.argmax(z, axis=-1, keepdims=True)
+        top = B.row_argmax(z)
         largest = xp.take_along_axis(z, top, axis=-1)
         m = xp.where(largest > 0, largest, xp.zeros_like(largest))
         with quiet():
             u, u1, u2 = activation(z, m)
-            alpha = xp.sum(u, axis=-1, keepdims=True)
+            alpha = B.row_sum(u, keepdims=True)
             self.m, self.alpha = m, alpha
             defined = alpha > 0
             safe = xp.where(defined, alpha, xp.ones_like(alpha))
             self.f, self.v, self.u2_alpha = u / safe, u1 / safe, u2 / safe
             c = self.f - b
-            value = 0.5 * xp.vecdot(c, c)
+            value = 0.5 * B.row_dot(c, c)
             c_top = xp.take_along_axis(c, top, axis=-1)
             c -= c_top
-            s_rel = xp.vecdot(c, self.f)[..., None]
+            s_rel = B.row_dot(c, self.f)[..., None]
             c -= s_rel
             self.s, self.c_s = c_top + s_rel, c
             self.value = xp.where(defined[..., 0] & xp.isfinite(value), value, xp.full_like(value, xp.inf))
@@ -70,13 +71,13 @@ class NormalisedPoint(HeadPoint):
 
     def curvature(self) -> Curvature:
         """D = (u2/alpha)*(c - s) + v*v,  U = [v, v*e],  e = 2f - b,  K = [[2s + |f|^2, -1], [-1, 0]]."""
-        f2 = namespace(self.f).vecdot(self.f, self.f)
+        f2 = B.row_dot(self.f, self.f)
         D = self.u2_alpha * self.c_s + self.v * self.v
         return self._rank_two(D, 2.0 * self.f - self.b, 2.0 * self.s[..., 0] + f2)
 
     def gauss_newton(self) -> Curvature:
         """D = v*v,  U = [v, v*f],  K = [[|f|^2, -1], [-1, 0]]."""
-        f2 = namespace(self.f).vecdot(self.f, self.f)
+        f2 = B.row_dot(self.f, self.f)
         return self._rank_two(self.v * self.v, self.f, f2)
 
     def predict(self) -> Array:
@@ -94,6 +95,6 @@ class NormalisedPoint(HeadPoint):
             m = xp.where(start.m > self.m, start.m, self.m)
             scale0, scale1 = xp.exp(start.m - m)[..., 0], xp.exp(self.m - m)[..., 0]
             a0, a1 = start.alpha[..., 0] * scale0, self.alpha[..., 0] * scale1
-            d0, d1 = a0 * xp.vecdot(start.v, dz), a1 * xp.vecdot(self.v, dz)
+            d0, d1 = a0 * B.row_dot(start.v, dz), a1 * B.row_dot(self.v, dz)
             meet = a0 + d0 * ((a1 - d1 - a0) / (d0 - d1))
             return xp.isfinite(self.value) & ((d0 >= 0) | (d1 <= 0) | (meet > 0))

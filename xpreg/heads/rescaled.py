@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .. import backend as B
 from ..activations import Activation
 from ..backend import Array, namespace, quiet
 from ..curvature import Curvature, symmetric_2x2
@@ -38,18 +39,18 @@ class RescaledPoint(HeadPoint):
         self.b = b
         with quiet():
             self.u, self.g1, self.g2 = activation(z)
-            self.alpha = xp.sum(self.u, axis=-1, keepdims=True)
+            self.alpha = B.row_sum(self.u, keepdims=True)
             r = self.u - self.alpha * b
-            value = 0.5 * xp.sum(r * r, axis=-1)
+            value = 0.5 * B.row_sum(r * r)
             self.value = xp.where(xp.isfinite(value), value, xp.full_like(value, xp.inf))
-            self.r_b = r - xp.sum(b * r, axis=-1, keepdims=True)
+            self.r_b = r - B.row_sum(b * r, keepdims=True)
             self.g_z = self.g1 * self.r_b  # g'*(r - <b,r>)
 
     def _with_diagonal(self, D: Array) -> Curvature:
         xp = namespace(D)
         with quiet():
             U = xp.stack([self.g1, self.g1 * self.b], axis=-2)
-            b2 = xp.sum(self.b * self.b, axis=-1) * xp.ones_like(self.value)
+            b2 = B.row_sum(self.b * self.b) * xp.ones_like(self.value)
             one = xp.ones_like(b2)
             return Curvature(D, U, symmetric_2x2(b2, -one, xp.zeros_like(b2)))
 

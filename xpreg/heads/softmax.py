@@ -27,10 +27,10 @@ class Softmax(Head):
 def softmax(z: Array) -> tuple[Array, Array, Array, Array]:
     """Return f = softmax(z) over the last axis, m = max z, log sum exp(z - m), and the index of m, (..., 1) each."""
     xp = namespace(z)
-    top = xp.argmax(z, axis=-1, keepdims=True)
+    top = B.row_argmax(z)
     m = xp.take_along_axis(z, top, axis=-1)
     f = B.exp_in_place(z - m)
-    alpha = xp.sum(f, axis=-1, keepdims=True)
+    alpha = B.row_sum(f, keepdims=True)
     f /= alpha
     return f, m, xp.log(alpha), top
 
@@ -45,7 +45,7 @@ class SimplexPoint(HeadPoint):
 
     def change(self, dz: Array) -> Array:
         """The largest deviation from the f-weighted mean: a common shift of z changes nothing."""
-        return super().change(dz - namespace(dz).vecdot(self.f, dz)[..., None])
+        return super().change(dz - B.row_dot(self.f, dz)[..., None])
 
 
 class SoftmaxPoint(SimplexPoint):
@@ -59,10 +59,10 @@ class SoftmaxPoint(SimplexPoint):
         xp = namespace(z)
         self.f, _, _, top = softmax(z)
         c = self.f - b
-        self.value = 0.5 * xp.vecdot(c, c)
+        self.value = 0.5 * B.row_dot(c, c)
         c_top = xp.take_along_axis(c, top, axis=-1)
         c -= c_top
-        s_rel = xp.vecdot(c, self.f)[..., None]
+        s_rel = B.row_dot(c, self.f)[..., None]
         c -= s_rel
         c *= self.f
         self.g_z = c  # f*(c - s)

@@ -137,6 +137,7 @@ class RowStream:
         """Do what `xpreg.kernels.normalised_sums` does, in one pass over A."""
         check_activation(activation)
         n, d = A.shape
+        b, x, w2 = map(_in_one_piece, (b, x, w2))
         log_ref = B.namespace(A).reshape(shift, (1,))  # NumPy makes scalars of 0-d arrays, and they have no address
         rows = self._layout(A, b=b, x=x, shift=log_ref, w2=w2)
         K, S = (3, 4) if w2 is None else (4, 5)
@@ -153,6 +154,7 @@ class RowStream:
     def gram_sums(self, A: Array, D: Array, v: Array, *, centre: Array | None = None, keep_t: bool = False) -> GramSums:
         """Do what `xpreg.kernels.gram_sums` does, in one pass over A."""
         n, d = A.shape
+        D, v, centre = map(_in_one_piece, (D, v, centre))
         rows = self._layout(A, D=D, v=v, centre=centre)
         t = B.empty((n,), A) if keep_t else None
         name = f"gram_product<{_ctype(A)},{str(centre is not None).lower()},{rows.arguments}>"
@@ -162,10 +164,9 @@ class RowStream:
 
     def _layout(self, A: Array, **vectors: Array | None) -> Layout:
         B.common_namespace(A=A, **vectors)
-        address, _ = B.memory(A)
-        for name, q in {"A": A, **vectors}.items():
-            if q is not None and not B.memory(q)[1]:
-                raise InvalidArgumentError(f"{name} is not C-contiguous, which the fused kernels need: copy it first.")
+        address, contiguous = B.memory(A)
+        if not contiguous:
+            raise InvalidArgumentError("A is not C-contiguous, which the fused kernels need: copy it first.")
         return layout(A.shape[1], B.itemsize(A), math.gcd(address, 16))
 
     def _stream(self, A: Array, rows: Layout, name: str, arguments: tuple[Any, ...], *, columns: int) -> Array:
@@ -190,6 +191,11 @@ class RowStream:
 def source() -> str:
     """Return the CUDA source."""
     return importlib.resources.files(__package__).joinpath("rowstream.cu").read_text(encoding="utf-8")
+
+
+def _in_one_piece(q: Array | None) -> Array | None:
+    """Return q, copied where it is a column of something, or one number that stands for many."""
+    return q if q is None or B.memory(q)[1] else B.namespace(q).concat([q])
 
 
 def _ctype(A: Array) -> str:

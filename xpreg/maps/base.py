@@ -50,7 +50,7 @@ def set_apart(D: Array, f: Array) -> tuple[Array, Array, Array]:
     xp = namespace(D)
     everyone, rows, weights = B.arange(D.shape[-1], D), [], []
     for _ in range(min(APART, D.shape[-1])):
-        top = xp.argmax(f, axis=-1)[:, None]
+        top = B.row_argmax(f)
         rows.append(top)
         weights.append(xp.take_along_axis(D, top, axis=-1))
         here = everyone == top

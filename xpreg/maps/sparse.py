@@ -70,7 +70,7 @@ class SparseRows(Map):
     hands_out_rows = True
 
     def take_rows(self, which: slice | Array) -> Array:
-        return self.A[which].toarray()
+        return B.csr_dense(self.A[which])
 
     def of_rows(self, which: Array) -> SparseRows:
         return SparseRows(self.A[which])
@@ -149,6 +149,6 @@ class SparseRows(Map):
             if mean is None:
                 return self.adjoint(D * t), t
             y = D * (t - xp.sum(mean * v, axis=-1, keepdims=True))
-            return self.adjoint(y) - mean * xp.sum(y, axis=-1, keepdims=True), t
+            return self.adjoint(y) - mean * B.row_sum(y, keepdims=True), t
 
         return product

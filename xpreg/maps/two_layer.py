@@ -161,14 +161,13 @@ class Cell(Map):
 
     def gram_operator(self, D: Array, centre: Array | None = None) -> Product:
         """Return the product; each call reads A1 and A2 twice, for N and for N^T."""
-        xp = namespace(D)
 
         def product(v: Array) -> tuple[Array, Array]:
             Nv = self.apply(v)
             if centre is None:
                 return self.adjoint(D * Nv), Nv
-            t = D * (Nv - xp.sum(centre * Nv, axis=-1, keepdims=True))
-            return self.adjoint(t - centre * xp.sum(t, axis=-1, keepdims=True)), Nv
+            t = D * (Nv - B.row_dot(centre, Nv)[..., None])
+            return self.adjoint(t - centre * B.row_sum(t, keepdims=True)), Nv
 
         return product
 

@@ -173,13 +173,13 @@ class GramGaussNewton:
         while iterations < CG_MAXITER:
             iterations += 1
             JQ = self.at.push(Q)
-            t = gamma / (xp.sum(JQ * JQ) + ridge * xp.sum(Q * Q))
+            t = gamma / B.safe_divisor(xp.sum(JQ * JQ) + ridge * xp.sum(Q * Q))  # 0/0 when it has ended, unseen
             D, R = D + t * Q, R - t * JQ
             S = self.at.pull(R) - ridge * D
             gamma, previous = xp.sum(S * S), gamma
             if B.look((xp.sum(R * R) <= target_R) | ~(gamma > target_S), iterations, gamma):
                 break
-            Q = S + (gamma / previous) * Q
+            Q = S + (gamma / B.safe_divisor(previous)) * Q
         return D, iterations
 
     def _mean_diagonal(self) -> Array:

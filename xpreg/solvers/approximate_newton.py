@@ -143,9 +143,9 @@ class ApproximateNewton(NewtonCG):
         xp = namespace(point.x)
         curvature = point.curvature()
         diagonals = self._sampled(point, curvature)
-        nothing_cut = xp.all(curvature.D >= 0, axis=-1)
+        nothing_cut = B.row_all(curvature.D >= 0)
         if curvature.inner is not None:
-            nothing_cut = nothing_cut & xp.all(curvature.inner >= 0, axis=-1)
+            nothing_cut = nothing_cut & B.row_all(curvature.inner >= 0)
         if self.diagonal == "regulariser":  # the loss's own curvature is not looked at
             curvature, nothing_cut = Curvature(curvature.D), xp.zeros_like(nothing_cut)
         self.kept = []
@@ -185,7 +185,7 @@ class ApproximateNewton(NewtonCG):
         shares = [xp.max(xp.abs(S - self.state[name])) for name, S in _pattern(rows).items() if sampled]
         for D, name, weight in sampled:
             old, y = self.state[name], self.state[weight]
-            shares.append(xp.max(xp.sum(xp.abs(D - old) * y, axis=-1) / B.safe_divisor(xp.sum(old * y, axis=-1))))
+            shares.append(xp.max(B.row_dot(xp.abs(D - old), y) / B.safe_divisor(B.row_dot(old, y))))
         return not sampled or bool(xp.max(xp.stack(shares)) > REFRESH)
 
     def sample_size(self, rows: Map) -> int:

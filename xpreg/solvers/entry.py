@@ -76,7 +76,7 @@ def minimize(
     checkpoint : path of a file that keeps the run; replaced atomically
     checkpoint_every : iterations between two saves
     resume : go on from the checkpoint. The result is that of an uninterrupted run, bit for bit on the same machine
-        (up to rounding for rows in blocks); maxiter may differ
+        (up to rounding for rows in blocks, and for sparse rows on a GPU); maxiter may differ
     **options : of the method.
 
         newton-cg, newton-pcg, approximate-newton: ``max_products``, the limit of Hessian-vector products in a step.

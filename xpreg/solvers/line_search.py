@@ -118,7 +118,7 @@ def value_noise(point: Point) -> Array:
     own = 4.0 * B.eps(point.x) * xp.abs(point.values)
     noise = own + dz * first + 0.5 * dz * dz * second
     w2 = _weights_in_y(point)
-    return noise if w2 is None else noise + y_noise(point) * xp.sum(xp.abs(w2 * point.y), axis=-1)
+    return noise if w2 is None else noise + y_noise(point) * B.row_sum(xp.abs(w2 * point.y))
 
 
 def grad_noise(point: Point) -> Array:
@@ -128,7 +128,7 @@ def grad_noise(point: Point) -> Array:
     """
     D = point.gauss_newton().exact_sensitivity() + point.curvature().exact_sensitivity()
     xp = namespace(D)
-    norm = xp.linalg.vector_norm(D, axis=-1) + xp.linalg.vector_norm(point.g_z, axis=-1)
+    norm = B.row_norm(D) + B.row_norm(point.g_z)
     noise = point.rows.column_norms * (z_noise(point) * norm)[:, None]
     w2 = _weights_in_y(point)
     if w2 is None:
