@@ -177,7 +177,7 @@ def test_stripes_and_their_blocks_are_all_rows_in_order_and_of_nearly_one_size(b
     for pieces in (stripes, B.blocks(slice(0, n), rows)):
         sizes = [piece.stop - piece.start for piece in pieces]
         assert max(sizes) - min(sizes) <= 1
-    if backend.name == "numpy" and n > max(16, rows):  # halves and quarters of the work for 2 and 4 threads
+    if backend.name == "numpy" and n > max(16, rows):  # two threads get one half each
         assert len(stripes) % 2 == 0
 
 

@@ -30,13 +30,21 @@ def test_several_threads_share_large_arrays_only(A):
     assert B.threads(A[:100, :]) == 1
 
 
-def test_the_result_is_bitwise_that_of_one_thread(A, rng):
-    rows, D, v = DenseRows(A), rng.standard_normal((1, len(A))), rng.standard_normal((1, 60))
-    centre = np.full((1, len(A)), 1 / len(A))
-    shared = rows.gram(D, centre), *rows.gram_operator(D, centre)(v), rows.adjoint(np.stack([D, D * D], axis=1))
+@pytest.mark.parametrize(("n", "d"), [(40_000, 60), (147_463, 16), (130_001, 33)])
+def test_the_result_is_bitwise_that_of_one_thread(rng, n, d):
+    A, D, v = rng.standard_normal((n, d)), rng.standard_normal((1, n)), rng.standard_normal((1, d))
+    rows, centre = DenseRows(A), np.full((1, n), 1 / n)
+    problem = xpreg.SoftmaxRegression(A, centre[0])
+
+    def results():
+        columns = rows.adjoint(np.stack([D, D * D], axis=1))
+        product = rows.gram_operator(D, centre)(v)
+        return rows.apply(v), columns, *product, rows.gram(D, centre), *problem.value_and_grad(0.1 * v[0])
+
+    shared = results()
     with threadpoolctl.threadpool_limits(1, user_api="blas"):
         assert B.threads(A) == 1
-        alone = rows.gram(D, centre), *rows.gram_operator(D, centre)(v), rows.adjoint(np.stack([D, D * D], axis=1))
+        alone = results()
     for a, b in zip(shared, alone, strict=True):
         assert np.array_equal(a, b)
 

@@ -26,7 +26,8 @@ def require_number(name: str, value: Any, fits: Callable[[Any], bool], needed: s
 def require_flags(**values: Any) -> None:
     """Refuse what is neither True nor False, of Python or NumPy: any word would count as True, 'no' too."""
     for name, value in values.items():
-        if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):
+        of_numpy = getattr(value, "shape", None) == () and str(value.dtype) == "bool"
+        if not isinstance(value, bool) and not of_numpy:
             raise InvalidArgumentError(f"{name} is {value!r}, but True or False is needed.")
 
 

@@ -20,12 +20,12 @@ GRAMS = (256, 512, 1024, 2048, 4096)
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--megabytes", type=int, default=160, help="size of A; default: %(default)s")
+    parser.add_argument("--megabytes", type=int, default=256, help="size of A; default: %(default)s")
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     lines = ["Time over the best of its line; * is what the policy takes.", ""]
-    lines += _table("sweep (a Hessian-vector product), KiB of rows", SWEEPS, options, rng, _sweep)
-    lines += ["", *_table("Gram matrix, rows", GRAMS, options, rng, _gram)]
+    lines += _table("sweep (a Hessian-vector product), at most so many KiB of rows", SWEEPS, options, rng, _sweep)
+    lines += ["", *_table("Gram matrix, at most so many rows", GRAMS, options, rng, _gram)]
     write("blocks", lines)
 
 
@@ -61,9 +61,10 @@ def _gram(A, rng, sizes):
 
     def at(size):
         def run():
-            blocking.GRAM_ROWS, kept = size, blocking.GRAM_ROWS
+            kept = blocking.GRAM_ROWS, blocking.GRAM_BYTES
+            blocking.GRAM_ROWS, blocking.GRAM_BYTES = size, 0
             rows.gram(D)
-            blocking.GRAM_ROWS = kept
+            blocking.GRAM_ROWS, blocking.GRAM_BYTES = kept
 
         return run
 

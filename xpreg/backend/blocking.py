@@ -23,7 +23,7 @@ SWEEP_BYTES = 3 * 2**19
 """Bytes of rows in a block of a sweep, on the CPU."""
 
 STREAM_BYTES = 8 * 2**20
-"""Bytes of rows in a block that is used once."""
+"""Bytes of rows in a block that is used once, and in a part of A x, at least."""
 
 ONE_PASS_COLUMNS = 64
 """Columns up to which the sums of a normalised loss are taken from one read of rows in memory. Beyond, a
@@ -42,7 +42,7 @@ LAUNCH_BYTES = 256 * 2**20
 """Bytes of rows in any block elsewhere, for example on a GPU."""
 
 STRIPES = 16
-"""Into so many parts the blocks are divided at most, which are summed on their own and then in order."""
+"""Into so many parts the rows are divided at most, which are cut into blocks, summed on their own and then in order."""
 
 
 def sweep_rows(A: Array, row_bytes: int | None = None, nbytes: int | None = None) -> int:
@@ -67,7 +67,7 @@ def _cut(n: int, parts: int) -> list[slice]:
 
 
 def one_pass_pays(A: Array) -> bool:
-    """Return whether rows A (n, d) in memory are better read once for three columns than twice for one."""
+    """Return whether rows A (n, d) in memory are better read once for several columns than twice for one."""
     return not is_numpy(A) or A.shape[1] <= ONE_PASS_COLUMNS
 
 
@@ -86,7 +86,7 @@ def stripes(A: Array, rows: int) -> list[slice]:
     """Divide the rows of A into at most STRIPES parts of equal size, one or an even number; elsewhere into one."""
     n = A.shape[0]
     count = min(STRIPES, -(-n // rows)) if is_numpy(A) else 1
-    return _cut(n, count - count % 2 if count > 1 else 1)
+    return _cut(n, min(n, count + count % 2) if count > 1 else 1)
 
 
 def blocks(part: slice, rows: int) -> list[slice]:

@@ -184,7 +184,7 @@ def dot(X: Array, Y: Array) -> Array:
 
 def exp_in_place(x: Array) -> Array:
     """Return exp(x), in the place of an x that is not needed any more: new memory takes longer than an exponential."""
-    return np.exp(x, out=x) if is_numpy(x) else namespace(x).exp(x)
+    return np.exp(x, out=x) if isinstance(x, np.ndarray) else namespace(x).exp(x)
 
 
 def stack_rows(*rows: Array) -> Array:
@@ -237,17 +237,15 @@ def weighted_gram(X: Array, D: Array, mean: Array | None = None) -> Array:
     plain product does, without a synchronisation.
     """
     xp, (n, d) = namespace(X), X.shape
-    if not is_numpy(X):
+    p = n if not is_numpy(X) or d < SYRK_COLUMNS else n - int((D < 0).sum())
+    if not is_numpy(X) or d < (ORDERED_COLUMNS if 0 < p < n else SYRK_COLUMNS):
         Y = X if mean is None else X - mean
-        return _symmetric(xp.matrix_transpose(Y * D[:, None]) @ Y)
-    negative = D < 0
-    p = n - int(negative.sum())
-    if d < (ORDERED_COLUMNS if 0 < p < n else SYRK_COLUMNS):
-        Y = X if mean is None else X - mean
-        return _symmetric(_in_batches((Y * D[:, None]).T, Y, max(16, SMALL_PRODUCT // d**2)))
+        V = xp.matrix_transpose(Y * D[:, None])
+        G = _in_batches(V, Y, SMALL_PRODUCT // d**2) if is_numpy(X) else V @ Y
+        return 0.5 * (G + xp.matrix_transpose(G))
     root = np.sqrt(np.abs(D))
     if 0 < p < n:
-        order = np.argsort(negative, kind="stable")
+        order = np.argsort(D < 0, kind="stable")
         X, root = X[order], root[order]
         Z = X if mean is None else np.subtract(X, mean, out=X)
         Z *= root[:, None]
@@ -256,7 +254,3 @@ def weighted_gram(X: Array, D: Array, mean: Array | None = None) -> Array:
     if mean is not None:
         Z *= root[:, None]
     return Z.T @ Z if p else -(Z.T @ Z)
-
-
-def _symmetric(G: Array) -> Array:
-    return 0.5 * (G + namespace(G).matrix_transpose(G))

@@ -128,25 +128,43 @@ def normalised_sums(
     >>> [round(float(s), 12) for s in sums.s]
     [1.0, 0.0, 0.0, 0.5]
     """
-    check_activation(activation)
-    T, s, largest, z = _sums_over([slice(0, A.shape[0])], A, b, x, activation, shift, w2)
-    return Sums(T, s, largest, shift, z if keep_z else None)
+    return _sums([[slice(0, A.shape[0])]], A, b, x, activation, shift, w2, keep_z)
 
 
 def blockwise_sums(
     A: Array, b: Array, x: Array, *, activation: str, shift: Array, w2: Array | None = None, keep_z: bool = False
 ) -> Sums:
     """Do what `normalised_sums` does, block by block: A is read once, and no temporary has its size."""
+    rows = B.sweep_rows(A, A.shape[1] * 8)  # the columns are multiplied in float64
+    stripes = [B.blocks(part, rows) for part in B.stripes(A, rows)]
+    return _sums(stripes, A, b, x, activation, shift, w2, keep_z)
+
+
+def _sums(
+    stripes: list[list[slice]],
+    A: Array,
+    b: Array,
+    x: Array,
+    activation: str,
+    shift: Array,
+    w2: Array | None,
+    keep_z: bool,
+) -> Sums:
     check_activation(activation)
     xp = namespace(A)
-    rows = B.sweep_rows(A, A.shape[1] * 8)  # the columns are multiplied in float64
 
-    def stripe(part: slice) -> tuple[Array, Array, Array, Array]:
-        return _sums_over(B.blocks(part, rows), A, b, x, activation, shift, w2)
+    def of_one(blocks: list[slice]) -> tuple[Array, Array, Array, Array | None]:
+        T, s, largest, z = _sums_over(blocks, A, b, x, activation, shift, w2)
+        return T, s, largest, z if keep_z else None
 
-    T, s, tops, parts = zip(*B.in_order(stripe, B.stripes(A, rows), A), strict=True)
-    z = xp.concat(parts) if keep_z else None
-    return Sums(functools.reduce(operator.add, T), functools.reduce(operator.add, s), xp.max(xp.stack(tops)), shift, z)
+    T, s, largest, z = zip(*B.in_order(of_one, stripes, A), strict=True)
+    return Sums(
+        functools.reduce(operator.add, T),
+        functools.reduce(operator.add, s),
+        xp.max(xp.stack(largest)),
+        shift,
+        xp.concat(z) if keep_z else None,
+    )
 
 
 def _sums_over(

@@ -51,14 +51,15 @@ class DenseRows(Map):
         return DenseRows(B.to_device(self.A, device))
 
     def apply(self, x: Array) -> Array:
-        if x.shape[0] > 1 or B.threads(self.A) == 1:
+        parts = B.stripes(self.A, self._stream)
+        if x.shape[0] > 1 or len(parts) == 1:
             return _rows_times(self.A, x)
         z = B.empty((1, self.n), self.A)
 
         def part(rows: slice) -> None:
             z[:, rows] = _rows_times(self.A[rows, :], x)
 
-        collections.deque(B.in_order(part, B.stripes(self.A, self._stream), self.A), maxlen=0)
+        collections.deque(B.in_order(part, parts, self.A), maxlen=0)
         return z
 
     def adjoint_beside(self, v: Array, others: Callable[[], Sequence[Array]]) -> Array:
@@ -266,7 +267,7 @@ class DenseRows(Map):
         """Return A^T y (k, d) and the sum of y (k, 1), y = D*(A v - <mean, v>), from one read of A; fill ``Av`` (k, n)
         on the way.
         """
-        xp, one = namespace(D), v.shape[0] == 1
+        xp, one = namespace(D), v.shape[0] == D.shape[0] == 1
         offset = None if mean is None else xp.sum(mean * v, axis=-1, keepdims=True)
         if one:  # without the axis of the stack: half the operations on a block
             v, D = v[0, :], D[0, :]
