@@ -9,6 +9,7 @@ import statistics
 import numpy as np
 from common import interleaved, write
 
+from xpreg import backend
 from xpreg.backend import blocking
 from xpreg.maps import DenseRows
 
@@ -61,10 +62,9 @@ def _gram(A, rng, sizes):
 
     def at(size):
         def run():
-            kept = blocking.GRAM_ROWS, blocking.GRAM_BYTES
-            blocking.GRAM_ROWS, blocking.GRAM_BYTES = size, 0
+            backend.gram_rows = lambda A: size
             rows.gram(D)
-            blocking.GRAM_ROWS, blocking.GRAM_BYTES = kept
+            backend.gram_rows = blocking.gram_rows
 
         return run
 
