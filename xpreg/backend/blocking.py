@@ -34,8 +34,10 @@ BATCH_ENTRIES, BATCH_ROWS = 25_000, 25
 """Entries in a batch of rows that a few columns are multiplied with, and the least rows of one."""
 
 GRAM_ROWS, GRAM_BYTES = 2048, 2**19
-"""Rows in a block of a Gram pass on the CPU, of many rows up to twice as many: more still where these are so narrow
-that they take less than so many bytes."""
+"""Rows in a block of a Gram pass on the CPU; more where rows are so narrow that these take less than so many bytes."""
+
+WIDE = 128
+"""Columns beyond which a block of a Gram pass leaves the core's cache anyway: with many rows it takes twice as many."""
 
 TILE_BYTES = 2**19
 """Bytes of the largest temporary array of elementwise work on the CPU, so that it stays in cache."""
@@ -83,7 +85,8 @@ def gram_rows(A: Array) -> int:
     row_bytes = A.shape[1] * itemsize(A)
     if not is_numpy(A):
         return max(256, LAUNCH_BYTES // row_bytes)
-    return max(GRAM_ROWS, min(2 * GRAM_ROWS, A.shape[0] // 4), GRAM_BYTES // row_bytes)
+    many = min(2 * GRAM_ROWS, A.shape[0] // 4) if A.shape[1] > WIDE else 0
+    return max(GRAM_ROWS, many, GRAM_BYTES // row_bytes)
 
 
 def stripes(A: Array, rows: int) -> list[slice]:
