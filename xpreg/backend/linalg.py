@@ -28,21 +28,18 @@ def cholesky(H: Array) -> tuple[Array, Array]:
     squared norms diag(H), which only a completed factorisation gives.
     """
     xp = namespace(H)
-    if H.ndim == 3 and H.shape[0] == 1 and not is_numpy(H):  # one matrix: CuPy's batched routines are for small ones
+    if H.ndim > 2 and H.shape[0] == 1:  # one matrix: CuPy's batched routines are for small ones
         L, ok = cholesky(H[0, ...])
-        return L[None, ...], xp.reshape(ok, (1,))
+        return L[None, ...], xp.reshape(ok, (1, *ok.shape))
     try:
         with all_threads(H):
             L = xp.linalg.cholesky(H)
     except np.linalg.LinAlgError:
         if H.ndim == 2:
             return H, full((), False, H, dtype=xp.bool)
-        if H.shape[0] > 1:
-            half = H.shape[0] // 2
-            parts = [cholesky(H[:half, ...]), cholesky(H[half:, ...])]
-            return xp.concat([L for L, _ in parts]), xp.concat([ok for _, ok in parts])
-        L, ok = cholesky(H[0, ...])
-        return L[None, ...], xp.reshape(ok, (1, *ok.shape))
+        half = H.shape[0] // 2
+        parts = [cholesky(H[:half, ...]), cholesky(H[half:, ...])]
+        return xp.concat([L for L, _ in parts]), xp.concat([ok for _, ok in parts])
     L = xp.tril(L)
     diagonal, pivots = xp.linalg.diagonal(H), xp.linalg.diagonal(L)
     error = xp.abs(xp.sum(L * L, axis=-1) - diagonal)
@@ -92,11 +89,8 @@ def solve_posdef(H: Array, L: Array, g: Array) -> Array:
 
 def inverse_transposed(L: Array) -> Array:
     """Return L^-T, (k, d, d), for lower triangular L (k, d, d) with a diagonal that is not 0."""
-    xp = namespace(L)
-    if L.shape[0] == 1 and not is_numpy(L):
-        return _inverse_transposed(L[0, ...])[None, ...]
     with all_threads(L):
-        return xp.stack([_inverse_transposed(L[i, ...]) for i in range(L.shape[0])])
+        return namespace(L).stack([_inverse_transposed(L[i, ...]) for i in range(L.shape[0])])
 
 
 def _inverse_transposed(L: Array) -> Array:

@@ -22,9 +22,9 @@ def row_sum(x: Array, *, keepdims: bool = False) -> Array:
     return _reduce("sum", x, keepdims)
 
 
-def row_max(x: Array, *, keepdims: bool = False) -> Array:
+def row_max(x: Array) -> Array:
     """Return the largest entries along the last axis of x (..., n)."""
-    return _reduce("max", x, keepdims)
+    return _reduce("max", x, False)
 
 
 def row_argmax(x: Array) -> Array:
